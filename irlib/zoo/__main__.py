@@ -1,0 +1,38 @@
+"""`python -m irlib.zoo train NAME`: train a network of the zoo. `python -m irlib.zoo images`: make the bundled evaluation images."""
+
+import argparse
+import json
+from pathlib import Path
+
+from irlib import _check, data
+from irlib.zoo import store
+from irlib.zoo.architectures import ARCHITECTURES
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m irlib.zoo", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train_ = commands.add_parser("train", help="train a network and store its weights (resumes where it was stopped)")
+    train_.add_argument("name", help=f"one of {', '.join(ARCHITECTURES)}")
+    train_.add_argument("--seed", type=int, default=0)
+    train_.add_argument("--epochs", type=int, help="default: the network's own, as in the manifest")
+    train_.add_argument("--data", type=Path, help="where torchvision finds or puts Fashion-MNIST; default: Debian's copy, else ~/.cache/irlib")
+    train_.add_argument("--out", type=Path, default=store.WEIGHTS, help="folder of the weights and their manifest")
+    images = commands.add_parser("images", help="write the bundled evaluation set: 1,000 test images, 100 a class")
+    images.add_argument("--data", type=Path)
+    args = parser.parse_args(argv)
+
+    from irlib.zoo import train  # torchvision's data sets are slow to import
+
+    if args.command == "images":
+        print(data.bundle(*train.fashion_mnist("test", args.data)))
+        return
+    if args.name not in ARCHITECTURES:
+        _check.unknown_name("network", args.name, ARCHITECTURES)
+    if args.epochs is not None:
+        _check.at_least(args.epochs, 1, "epochs")
+    print(json.dumps(train.train(args.name, args.out, args.data, args.seed, args.epochs), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""Small random networks and games in float64, seeded."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+
+def make_network(seed: int = 0, activation: type[nn.Module] = nn.ReLU, classes: int = 5, channels: int = 1, size: int = 6) -> nn.Module:
+    """conv–BatchNorm–activation–pool–affine with shifted BatchNorm statistics, float64, eval mode."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Conv2d(channels, 6, 3, padding=1), nn.BatchNorm2d(6), activation(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(6 * (size // 2) ** 2, classes)
+    ).double()
+    net[1].running_mean.normal_()
+    net[1].running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+def make_images(seed: int = 0, batch: int = 3, channels: int = 1, size: int = 6) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, channels, size, size, generator=generator, dtype=torch.float64) * 0.8 + 0.1
+
+
+def snapshot(model: nn.Module) -> tuple:
+    """All of a model that an attack could disturb."""
+    hooks = [len(h) for m in model.modules() for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)]
+    return (
+        {k: v.clone() for k, v in model.state_dict().items()},
+        [(p.requires_grad, p.grad) for p in model.parameters()],
+        [m.training for m in model.modules()],
+        hooks,
+    )
+
+
+def assert_untouched(model: nn.Module, before: tuple) -> None:
+    after = snapshot(model)
+    assert after[0].keys() == before[0].keys() and all(torch.equal(after[0][k], v) for k, v in before[0].items())
+    assert after[1:] == before[1:]
+
+
+class TableGame:
+    """A game given by its table of 2ⁿ values (batch, 2ⁿ), v(∅) = 0."""
+
+    def __init__(self, values: Tensor):
+        self.values = values - values[:, :1]
+        self.n = values.shape[1].bit_length() - 1
+
+    def __call__(self, coalitions: Tensor) -> Tensor:
+        return self.values[:, (coalitions.long() << torch.arange(self.n)).sum(-1)]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return make_network()
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return make_images()
+
+
+@pytest.fixture
+def y(network: nn.Module, x: Tensor) -> Tensor:
+    return network(x).argmax(1)

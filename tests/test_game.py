@@ -1,0 +1,175 @@
+"""v(S) against loops over images, coalitions and pixels; chunking; the memory bound; bad input."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from irlib.game import AttackGame, grid_cells
+from tests.conftest import assert_untouched, make_images, make_network, snapshot
+
+
+def slow_value(network, x, delta, y, coalition, grid, utility):
+    """One image, one coalition, pixel by pixel, from the definition."""
+    _, height, width = x.shape
+    kept = torch.zeros_like(delta)
+    for r in range(height):
+        for c in range(width):
+            if coalition[int(r * grid / height) * grid + int(c * grid / width)]:
+                kept[:, r, c] = delta[:, r, c]
+
+    def u(image):
+        z = network(image[None])[0]
+        if utility == "ce":
+            return -torch.log(torch.exp(z[y]) / torch.exp(z).sum())
+        full = network((x + delta)[None])[0]
+        rival = max((k for k in range(len(z)) if k != y), key=lambda k: full[k])
+        return z[rival] - z[y]
+
+    return (u(x + kept) - u(x)).item()
+
+
+@pytest.mark.parametrize("utility", ["ce", "margin"])
+@pytest.mark.parametrize(("size", "grid"), [(6, 2), (7, 3), (7, 5)])
+def test_values_are_the_definition(utility, size, grid):
+    network, x = make_network(channels=2, size=size), make_images(channels=2, size=size)
+    y, generator = torch.tensor([0, 1, 4]), torch.Generator().manual_seed(1)
+    delta = torch.randn(x.shape, generator=generator, dtype=torch.float64) * 0.3
+    game = AttackGame(network, x, delta, y, grid=grid, utility=utility)
+    coalitions = torch.rand(3, 7, game.n, generator=generator) < 0.5
+    values = game(coalitions)
+    assert values.dtype == torch.float64 and values.shape == (3, 7)
+    expected = [[slow_value(network, x[i], delta[i], int(y[i]), c, grid, utility) for c in coalitions[i]] for i in range(3)]
+    torch.testing.assert_close(values, torch.tensor(expected, dtype=torch.float64), rtol=0, atol=1e-12)
+    shared = game(coalitions[0])
+    torch.testing.assert_close(shared[0], values[0], rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        shared[2], AttackGame(network, x[2:], delta[2:], y[2:], grid=grid, utility=utility)(coalitions[0])[0], rtol=0, atol=1e-14
+    )
+
+
+def test_the_rival_is_the_second_class_of_the_full_perturbation_even_when_another_leads_on_the_clean_image(network, x, y):
+    delta = 3 * torch.randn(x.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    clean, full = (network(v).scatter(1, y[:, None], -torch.inf).argmax(1) for v in (x, x + delta))
+    assert (clean != full).any()  # else this test could not tell the two apart
+    v = AttackGame(network, x, delta, y, grid=2, utility="margin")(torch.ones(1, 4, dtype=torch.bool))[:, 0]
+    gap = lambda z: z.gather(1, full[:, None])[:, 0] - z.gather(1, y[:, None])[:, 0]
+    torch.testing.assert_close(v, gap(network(x + delta)) - gap(network(x)))
+
+
+def test_the_empty_coalition_is_worth_nothing_and_the_full_one_the_loss_increase(network, x, y):
+    delta = 0.1 * torch.ones_like(x)
+    game = AttackGame(network, x, delta, y, grid=3)
+    v = game(torch.stack([torch.zeros(9, dtype=torch.bool), torch.ones(9, dtype=torch.bool)]))
+    ce = lambda images: F.cross_entropy(network(images), y, reduction="none")
+    torch.testing.assert_close(v[:, 0], torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-14)
+    torch.testing.assert_close(v[:, 1], ce(x + delta) - ce(x))
+    assert game(torch.zeros(0, 9, dtype=torch.bool)).shape == (3, 0)
+
+
+def test_chunks_do_not_change_values_and_keep_their_size(network, x, y):
+    sizes = []
+    network.register_forward_hook(lambda m, i, o: sizes.append(len(o)))
+    coalitions = torch.rand(11, 4, generator=torch.Generator().manual_seed(0)) < 0.5
+    whole = AttackGame(network, x, 0.1 * x, y, grid=2)(coalitions)
+    sizes.clear()
+    cut = AttackGame(network, x, 0.1 * x, y, grid=2, chunk=4)(coalitions)
+    assert max(sizes) == 4 and sum(sizes) == 33 + 3 + 1  # the coalitions, v(∅), and one image to measure memory
+    torch.testing.assert_close(cut, whole, rtol=0, atol=1e-14)
+
+
+def test_the_default_chunk_keeps_to_the_memory_bound(monkeypatch):
+    network, x = make_network(size=24), make_images(batch=8, size=24)
+    alive = peak = 0
+
+    class Counted(torch.overrides.TorchFunctionMode):  # every tensor made in the pass, freed when Python frees it
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            nonlocal alive, peak
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor) and func in {F.conv2d, F.batch_norm, F.relu, F.max_pool2d, torch.nn.functional.linear}:
+                import weakref
+
+                alive += out.nbytes
+                peak = max(peak, alive)
+                weakref.finalize(out, lambda n=out.nbytes: release(n))
+            return out
+
+    def release(n):
+        nonlocal alive
+        alive -= n
+
+    bound = 300_000
+    monkeypatch.setattr("irlib.game.CPU_BYTES", bound)
+    game = AttackGame(network, x, 0.1 * x, torch.zeros(8, dtype=torch.int64), grid=4)
+    assert 1 < game.chunk < 8 * 20
+    with Counted():
+        game(torch.rand(20, 16) < 0.5)
+    assert 0 < peak <= bound
+
+
+def test_float32_networks_give_float64_values_that_agree_with_double_precision(x, y):
+    double = make_network()
+    single = make_network().float()
+    coalitions = torch.rand(20, 9, generator=torch.Generator().manual_seed(0)) < 0.5
+    v = AttackGame(single, x.float(), 0.1 * x.float(), y, grid=3)(coalitions)
+    assert v.dtype == torch.float64
+    torch.testing.assert_close(v, AttackGame(double, x, 0.1 * x, y, grid=3)(coalitions), rtol=0, atol=5e-6)
+
+
+def test_the_model_stays_as_it_was_and_the_values_carry_no_graph(network, x, y):
+    before = snapshot(network)
+    v = AttackGame(network, x, 0.1 * x, y, grid=2)(torch.ones(1, 4, dtype=torch.bool))
+    assert not v.requires_grad
+    assert_untouched(network, before)
+
+
+def test_grid_cells_differ_by_one_pixel_at_most():
+    for size, grid in [(28, 16), (28, 7), (224, 16), (5, 3), (9, 9)]:
+        cells = grid_cells(size, size + 1, grid)
+        counts = cells.unique(return_counts=True)[1]
+        assert len(counts) == grid * grid
+        rows = cells[:, 0].div(grid, rounding_mode="floor").unique(return_counts=True)[1]
+        assert rows.max() - rows.min() <= 1
+    assert grid_cells(5, 5, 3)[:, 0].tolist() == [0, 0, 3, 3, 6]  # ⌊r·3/5⌋ for r = 0 … 4
+
+
+def test_bad_input_is_refused_by_name(network, x, y):
+    ok = dict(model=network, x=x, delta=0.1 * x, y=y, grid=2)
+    make = lambda **change: AttackGame(**(ok | change))
+    nan = x.clone()
+    nan[0, 0, 0, 0] = torch.nan
+    for change, error, words in [
+        (dict(x=x + 0.5), ValueError, "normalisation belongs inside the model"),
+        (dict(x=x - 0.2), ValueError, r"\[0, 1\]"),
+        (dict(x=nan), ValueError, "NaN"),
+        (dict(x=x[0]), ValueError, "shape"),
+        (dict(x=x.float(), delta=x.float()), TypeError, "float32"),
+        (dict(x=(x * 255).byte(), delta=x), TypeError, "uint8"),
+        (dict(delta=x[:2]), ValueError, "delta"),
+        (dict(delta=nan), ValueError, "delta"),
+        (dict(y=y + 5), ValueError, "labels"),
+        (dict(y=-1 - y), ValueError, "labels"),
+        (dict(y=y[:2]), ValueError, "y must have shape"),
+        (dict(y=y.float()), TypeError, "int64"),
+        (dict(grid=7), ValueError, "larger than the 6×6 image"),
+        (dict(grid=0), ValueError, "grid"),
+        (dict(utility="cr"), ValueError, "did you mean 'ce'"),
+        (dict(chunk=0), ValueError, "chunk"),
+        (dict(model=lambda images: images), TypeError, "nn.Module"),
+        (dict(model=nn.Sequential(nn.Conv2d(1, 3, 3)).double().eval()), ValueError, "logits"),
+    ]:
+        with pytest.raises(error, match=words):
+            make(**change)
+    make(x=x.clamp(0, 1) + 0.5e-4)  # rounding beyond the edge is tolerated
+    network[1].train()
+    with pytest.raises(ValueError, match="module '1'.*model.eval()"):
+        make()
+
+
+def test_coalitions_of_the_wrong_kind_are_refused(network, x, y):
+    game = AttackGame(network, x, 0.1 * x, y, grid=2)
+    for coalitions in (torch.ones(3, 5, dtype=torch.bool), torch.ones(2, 3, 4, dtype=torch.bool), torch.ones(4, dtype=torch.bool)):
+        with pytest.raises(ValueError, match=r"\(k, 4\) or \(3, k, 4\)"):
+            game(coalitions)
+    with pytest.raises(TypeError, match="bool"):
+        game(torch.ones(3, 4))

