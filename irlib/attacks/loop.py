@@ -57,9 +57,10 @@ def along_gradient(g: Tensor, state: Any) -> tuple[Tensor, Any]:
 
 @dataclass(frozen=True)
 class Run:
-    """What an attack did: ``x_adv``; with ``record=True`` also every perturbation and the source's cross-entropy there."""
+    """What an attack did: the images and their perturbation; with ``record=True`` also every perturbation and the source's loss there."""
 
     x_adv: Tensor  # (batch, channels, height, width)
+    delta: Tensor  # likewise; x_adv − x, without the digits that the addition to x rounds away
     deltas: Tensor | None = None  # (steps + 1, batch, channels, height, width); deltas[0] is the start
     losses: Tensor | None = None  # float64 (steps + 1, batch): cross-entropy of y on the unaltered source at each of them
 
@@ -112,9 +113,9 @@ class Attack:
         if not torch.isfinite(delta).all():
             raise ValueError("the attack left the finite numbers: the model's gradient is NaN or infinite, or alpha is too large for raw gradients")
         if not record:
-            return Run(x + delta)
+            return Run(x + delta, delta)
         trajectory = torch.stack(deltas)
-        return Run(x + delta, trajectory, self._losses(x, y, trajectory))
+        return Run(x + delta, delta, trajectory, self._losses(x, y, trajectory))
 
     def _step_size(self, x: Tensor) -> Tensor | float:
         alpha = self.fraction * self.projection.radius(x) if self.alpha is None else self.alpha

@@ -1,0 +1,23 @@
+"""What every notebook of the book uses: where it runs, and numbers that the text may quote."""
+
+import platform
+
+import numpy as np
+import torch
+
+
+def where() -> str:
+    """One line that says on which device and with which versions the notebook runs."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+    return f"{device} · Python {platform.python_version()} · torch {torch.__version__.split('+')[0]} · NumPy {np.__version__}"
+
+
+def glue(name: str, text: str) -> None:
+    """Let the text of the page quote ``text`` as {glue:text}`name`: a number in prose is never typed. Shows nothing in the notebook itself.
+
+    It is MyST-NB's own record, written without MyST-NB, which a notebook on Colab does not have.
+    """
+    from IPython.display import display
+
+    prefix = "application/papermill.record/"
+    display({f"{prefix}text/plain": text}, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}}, raw=True)

@@ -1,0 +1,143 @@
+"""The book's visual language: colours, the diverging map, axes, still figures. Nobody picks a colour elsewhere.
+
+Colour means slot: one hue for each of the five slots, PGD grey, IR the accent; beside them theory (closed forms) and measurement. Colours are
+CSS variables, so that widgets and still figures follow the page's light and dark mode; text takes the page's own colour.
+"""
+
+import base64
+import html
+import io
+import re
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+if TYPE_CHECKING:
+    from irlib.widgets.sweep import Sweep
+
+# token: (light mode, dark mode); each at least 4.5:1 against its background
+PALETTE = {
+    "network": ("#0067a5", "#5cb3ee"),
+    "objective": ("#a05a00", "#f0a742"),
+    "sampling": ("#00785a", "#39c79d"),
+    "direction": ("#8e44a3", "#d58fe8"),
+    "projection": ("#6b6b00", "#c9c445"),
+    "pgd": ("#5f6670", "#a7b0ba"),
+    "ir": ("#c62f4b", "#ff7a90"),
+    "theory": ("#7d3fb5", "#c9a0f5"),
+    "measured": ("#1f2933", "#e8edf2"),
+}
+DARK = "html[data-theme=dark],html[theme=dark],body[data-jp-theme-light=false]"
+INK = "#010203"  # stands for the page's text colour until the figure is in the page
+
+
+def palette_css() -> str:
+    """The palette as CSS variables ``--irw-token`` for both modes."""
+    light, dark = ("".join(f"--irw-{token}:{pair[mode]};" for token, pair in PALETTE.items()) for mode in (0, 1))
+    return f":root{{{light}}}{DARK}{{{dark}}}"
+
+
+def colour(token: str) -> str:
+    """The colour of ``token`` for Matplotlib; `show` makes it follow the page's mode."""
+    return PALETTE[token][0]
+
+
+def diverging_colours() -> np.ndarray:
+    """uint8 (256, 3): the map of every perturbation and every matrix of interactions; blue below zero, white at it, red above."""
+    return (mpl.colormaps["RdBu_r"](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
+
+
+def axis(values: Iterable[float], log: bool = False, tight: bool = False) -> dict[str, Any]:
+    """An axis that holds the finite ``values``: its domain, and ticks as (position, text). ``tight`` ends at the values, not at ticks."""
+    finite = np.array([v for v in values if np.isfinite(v)], dtype=float)
+    low, high = float(finite.min()), float(finite.max())
+    if low == high:
+        high = low + 1
+    found = LogLocator(subs=(1, 2, 5), numticks=9).tick_values(low, high) if log else MaxNLocator(5).tick_values(low, high)
+    ticks = [float(f"{t:.6g}") for t in found]
+    domain = [low, high] if tight or log else [min(low, *ticks), max(high, *ticks)]
+    return {"domain": domain, "log": log, "ticks": [[t, f"{t:g}"] for t in ticks if domain[0] <= t <= domain[1]]}
+
+
+def figure(width: float = 7, height: float = 3, columns: int = 1, **kw: Any) -> tuple[Figure, Any]:
+    """A figure in inches and its axes, in the book's style; hand it to `show`."""
+    style = {
+        "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
+        "lines.linewidth": 1.8, "lines.markersize": 5, "legend.frameon": False, "axes.titlesize": 10,
+    } | dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor"), INK)  # fmt: skip
+    with mpl.rc_context(style):
+        fig = Figure(figsize=(width, height), layout="constrained")
+        axes = fig.subplots(1, columns, **kw)
+    fig.irlib_style = style
+    return fig, axes
+
+
+class Shown:
+    """A still figure for the page: inline SVG whose text and colours follow light and dark mode, with a description for who cannot see it."""
+
+    def __init__(self, fig: Figure, alt: str):
+        if not alt.strip():
+            raise ValueError("a figure needs alt: one or two sentences that say what it shows")
+        buffer = io.StringIO()
+        # ids inside an SVG are the page's: salted with the description, two figures never share one
+        with mpl.rc_context(fig.irlib_style | {"svg.hashsalt": alt}):
+            fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        svg = buffer.getvalue()
+        svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+        for token, (light, _) in PALETTE.items():
+            svg = svg.replace(light, f"var(--irw-{token},{light})")
+        svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{html.escape(alt)}"', svg, count=1)
+        self.alt = alt
+        self.html = f'<div class="irw-figure"><style>{palette_css()}.irw-figure svg{{width:100%;height:auto}}</style>{svg}</div>'
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return f"Figure: {self.alt}"
+
+
+def show(fig: Figure, alt: str) -> Shown:
+    """The figure as the last value of a cell. ``alt`` says in words what it shows."""
+    return Shown(fig, alt)
+
+
+def fallback(sweep: "Sweep", stops: int = 4) -> str:
+    """HTML for readers without scripts, and for print: the pictures at four stops of the first slider, and the numbers there in a table."""
+    first, start = sweep.spec["params"][0], sweep.spec["start"]
+    chosen = np.unique(np.linspace(0, len(first["values"]) - 1, stops).round().astype(int))
+    states = [start | {first["name"]: int(i)} for i in chosen]
+    entry = lambda table, state: np.asarray(sweep.table(table).data)[tuple(state[p] for p in sweep.table(table).over)]
+    pictures = [v for v in sweep.spec["views"] if v["kind"] == "picture"]
+    head = "".join(f"<th>{html.escape(first['texts'][i])}</th>" for i in chosen)
+    rows = "".join(
+        f"<tr><th>{html.escape(r['label'])}</th>" + "".join(f"<td>{float(entry(r['table'], s).ravel()[0]):.3g}{r['unit']}</td>" for s in states) + "</tr>"
+        for r in sweep.spec["readouts"]
+    )
+    others = ", ".join(f"{p['label']} {p['texts'][start[p['name']]]}" for p in sweep.spec["params"][1:])
+    caption = f"{sweep.spec['title']} At {first['label']} {', '.join(first['texts'][i] for i in chosen)}; {others}."
+    image = f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{_multiples(pictures, states, entry)}">' if pictures else ""
+    table = f"<table><caption>{html.escape(caption)}</caption><tr><th>{html.escape(first['label'])}</th>{head}</tr>{rows}</table>"
+    return f'<noscript class="irw-fallback">{image}{table}</noscript>'
+
+
+def _multiples(pictures: list[dict], states: list[dict], entry: Any) -> str:
+    fig = Figure(figsize=(1.5 * len(states), 1.7 * len(pictures)), layout="constrained", facecolor="white")
+    for (row, view), axes in zip(enumerate(pictures), fig.subplots(len(pictures), len(states), squeeze=False), strict=True):
+        for state, ax in zip(states, axes, strict=True):
+            if "modes" in view:
+                image = np.tensordot(entry(view["modes"], state), entry(view["basis"], state), 1)
+            else:
+                image = entry(view["frames"], state)
+            limit = max(float(np.abs(image).max()), 1e-30)
+            grey = view["map"] == "grey"
+            ax.imshow(image, cmap="gray" if grey else "RdBu_r", vmin=0 if grey else -limit, vmax=255 if grey else limit, interpolation="nearest")
+            ax.set_axis_off()
+        axes[0].set_title(view["title"], fontsize=7, loc="left")
+    out = io.BytesIO()
+    fig.savefig(out, format="png", dpi=72, metadata={"Software": None})
+    return base64.b64encode(out.getvalue()).decode()

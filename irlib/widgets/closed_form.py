@@ -1,0 +1,136 @@
+"""The sweep of the chapter on the closed form: strength × steps × image, on a real network."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from irlib import Quadratic, create_attack
+from irlib.data import FASHION_CLASSES
+from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, lines, mode_picture, perturbation_frames, picture
+
+STRENGTHS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+STEPS = (1, 2, 5, 10, 30, 100, math.inf)
+FLOW_STEPS = 200  # of the network where the closed form takes infinitely many
+
+
+def closed_form(model: nn.Module, x: Tensor, y: Tensor, strengths: Sequence[float] = STRENGTHS, steps: Sequence[float] = STEPS) -> Sweep:
+    """Sliders for strength βλ₁, number of steps and image: the closed form of ``model``'s loss beside what the network itself does.
+
+    The strength is given as βλ₁, with λ₁ the largest eigenvalue at each image: the same position of the slider bends a confident image's tiny
+    gradient as much as an unsure image's large one. The network climbs its raw gradient (norm="none"); for ∞ it takes `FLOW_STEPS` steps.
+
+    Args:
+        model: a source in eval mode, piecewise linear for the closed form to be its own.
+        x: images (k, 1, height, width).
+        y: their labels.
+    """
+    quadratics = [Quadratic.at(model, x[i : i + 1], y[i : i + 1]) for i in range(len(x))]
+    confidence = model(x).softmax(1).gather(1, y[:, None])[:, 0].tolist()
+
+    def caption(i: float) -> str:
+        return f"{FASHION_CLASSES[y[int(i)]]}, p = {confidence[int(i)]:.4f}"
+
+    def compute(strength: list[float], steps: list[float], image: list[float]) -> dict[str, Table]:
+        return closed_form_tables(model, x[image], y[image], [quadratics[i] for i in image], strength, steps)
+
+    rank = min(len(q.gamma) for q in quadratics)
+    return Sweep(
+        "closed-form",
+        "A perturbation in closed form, and the network's own",
+        [
+            Param("strength", "strength βλ₁", strengths, open=True),
+            Param("steps", "steps m", steps, lambda m: "∞" if m == math.inf else f"{m:g}", open=True),
+            Param("image", "image", range(len(x)), caption),
+        ],
+        compute,
+        [
+            grey_picture("image", "original"),
+            mode_picture("δ, closed form", "weights", "modes"),
+            picture("δ, network", "network"),
+            bars("amplification Dᵢᵢ / β of each mode", "amplification", [str(i + 1) for i in range(rank)], baseline=1),
+            lines(
+                "distance of the two, as a share of the network’s δ",
+                {"gap": ("gap_curve", "measured", None), "outside the modes": ("outside_curve", "theory", "6 4")},
+                cursor="strength",
+                xlabel="strength βλ₁",
+                log=True,
+            ),
+        ],
+        {
+            "β": ("beta", ""),
+            "D₁₁ / β": ("first", ""),
+            "‖δ‖₂, closed form": ("norm", ""),
+            "‖δ‖₂, network": ("network_norm", ""),
+            "gap": ("gap", " %"),
+            "outside the modes": ("outside", " %"),
+            "loss rise, closed form": ("rise", ""),
+            "loss rise, network": ("network_rise", ""),
+        },
+        start={"strength": 0.5, "steps": 10, "image": 0},
+    )
+
+
+def closed_form_tables(
+    model: nn.Module, x: Tensor, y: Tensor, quadratics: Sequence[Quadratic], strength: Sequence[float], steps: Sequence[float]
+) -> dict[str, Table]:
+    """The tables of `closed_form` over strength × steps × image, float64 before they are packed.
+
+    gap is ‖δ_network − δ_closed‖₂ / ‖δ_network‖₂; outside is the share of ‖δ_network‖₂ that is orthogonal to every mode, where the closed form
+    never goes; both in percent. rise is L(x+δ) − L(x): predicted by the quadratic at its own δ, and measured at the network's.
+    """
+    over, over_image = ("strength", "steps", "image"), ("image",)
+    rank = min(len(q.gamma) for q in quadratics)
+    modes = torch.stack([q.modes[:, :rank].T for q in quadratics])  # (image, rank, n)
+    beta = torch.tensor([[s / q.eigenvalues[0].item() for q in quadratics] for s in strength], dtype=torch.float64)
+    amplified = torch.stack(
+        [torch.stack([torch.stack([q.amplification(b.item(), m)[:rank] for q, b in zip(quadratics, bs, strict=True)]) for m in steps]) for bs in beta]
+    )  # (strength, steps, image, rank)
+    weights = amplified * torch.stack([q.gamma[:rank] for q in quadratics])
+    closed = torch.einsum("smir,irn->smin", weights, modes)
+    network = torch.stack([_raw_ascent(model, x, y, beta, m) for m in steps], dim=1)
+    size = torch.linalg.vector_norm(network, dim=-1)
+    gap = torch.linalg.vector_norm(network - closed, dim=-1) / size
+    inside = torch.einsum("smin,irn->smir", network, modes)
+    outside = torch.linalg.vector_norm(network - torch.einsum("smir,irn->smin", inside, modes), dim=-1) / size
+    rise = torch.stack([torch.stack([torch.stack([q.loss_increase(d) for q, d in zip(quadratics, row, strict=True)]) for row in rows]) for rows in closed])
+    measured = _loss_rise(model, x, y, network)
+    numbers = {
+        "beta": beta[:, None].expand(-1, len(steps), -1),
+        "first": amplified[..., 0] / beta[:, None],
+        "norm": torch.linalg.vector_norm(closed, dim=-1),
+        "network_norm": size,
+        "gap": 100 * gap,
+        "outside": 100 * outside,
+        "rise": rise,
+        "network_rise": measured,
+    }
+    curves = {f"{name}_curve": Table(np.moveaxis(numbers[name].numpy() / 100, 0, -1), ("steps", "image")) for name in ("gap", "outside")}
+    pixels = x.shape[-2:]
+    return {
+        **{name: Table(value.numpy(), over) for name, value in numbers.items()},
+        **curves,
+        "original": Table((255 * x[:, 0]).round().to(torch.uint8).numpy(), over_image),
+        "modes": Table(modes.unflatten(-1, pixels).numpy(), over_image),
+        "weights": Table(weights.numpy(), over),
+        "amplification": Table((amplified / beta[:, None, :, None]).numpy(), over),
+        **perturbation_frames("network", network.unflatten(-1, pixels).numpy(), over),
+    }
+
+
+def _raw_ascent(model: nn.Module, x: Tensor, y: Tensor, beta: Tensor, steps: float) -> Tensor:
+    """float64 (strength, image, n): the network's own perturbations after ``steps`` steps of raw gradient ascent of total strength β."""
+    taken = FLOW_STEPS if steps == math.inf else int(steps)
+    copies = len(beta)
+    attack = create_attack("pgd", model, norm="none", alpha=beta.flatten() / taken, steps=taken)
+    return attack.run(x.repeat(copies, 1, 1, 1), y.repeat(copies)).delta.double().view(copies, len(x), -1)
+
+
+@torch.no_grad()
+def _loss_rise(model: nn.Module, x: Tensor, y: Tensor, delta: Tensor) -> Tensor:
+    """float64, delta's shape without its last axis: L(x + δ) − L(x)."""
+    loss = lambda images: torch.nn.functional.cross_entropy(model(images).double(), y.repeat(len(images) // len(x)), reduction="none")
+    moved = x.flatten(1).repeat(delta[..., 0].numel() // len(x), 1) + delta.flatten(0, -2).to(x.dtype)
+    return (loss(moved.view(-1, *x.shape[1:])).view(-1, len(x)) - loss(x)).view(delta.shape[:-1])
