@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def figure(width: float = 7, height: float = 3, columns: int = 1, **kw: Any) -> 
     """A figure in inches and its axes, in the book's style; hand it to `show`."""
     style = {
         "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "axes.spines.top": False, "axes.spines.right": False,
-        "lines.linewidth": 1.8, "lines.markersize": 5, "legend.frameon": False, "axes.titlesize": 10,
+        "lines.linewidth": 1.8, "lines.markersize": 5, "axes.titlesize": 10,
     } | dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "axes.titlecolor"), INK)  # fmt: skip
     with mpl.rc_context(style):
         fig = Figure(figsize=(width, height), layout="constrained")
@@ -82,6 +84,11 @@ class Shown:
     def __init__(self, fig: Figure, alt: str):
         if not alt.strip():
             raise ValueError("a figure needs alt: one or two sentences that say what it shows")
+        for text in fig.findobj(Text):
+            if text.get_color() == "black":  # Matplotlib's default, for what was added after the axes: legends, annotations
+                text.set_color(INK)
+        for legend in fig.findobj(Legend):
+            legend.set_frame_on(False)
         buffer = io.StringIO()
         # ids inside an SVG are the page's: salted with the description, two figures never share one
         with mpl.rc_context(fig.irlib_style | {"svg.hashsalt": alt}):
@@ -92,7 +99,9 @@ class Shown:
             svg = svg.replace(light, f"var(--irw-{token},{light})")
         svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{html.escape(alt)}"', svg, count=1)
         self.alt = alt
-        self.html = f'<div class="irw-figure"><style>{palette_css()}.irw-figure svg{{width:100%;height:auto}}</style>{svg}</div>'
+        # on a phone the figure keeps a readable size and scrolls in itself
+        style = f"{palette_css()}.irw-figure{{overflow-x:auto}}.irw-figure svg{{width:100%;min-width:27rem;height:auto}}"
+        self.html = f'<div class="irw-figure"><style>{style}</style>{svg}</div>'
 
     def _repr_html_(self) -> str:
         return self.html
@@ -111,28 +120,26 @@ def fallback(sweep: "Sweep", stops: int = 4) -> str:
     first, start = sweep.spec["params"][0], sweep.spec["start"]
     chosen = np.unique(np.linspace(0, len(first["values"]) - 1, stops).round().astype(int))
     states = [start | {first["name"]: int(i)} for i in chosen]
-    entry = lambda table, state: np.asarray(sweep.table(table).data)[tuple(state[p] for p in sweep.table(table).over)]
-    pictures = [v for v in sweep.spec["views"] if v["kind"] == "picture"]
-    head = "".join(f"<th>{html.escape(first['texts'][i])}</th>" for i in chosen)
-    rows = "".join(
-        f"<tr><th>{html.escape(r['label'])}</th>" + "".join(f"<td>{float(entry(r['table'], s).ravel()[0]):.3g}{r['unit']}</td>" for s in states) + "</tr>"
-        for r in sweep.spec["readouts"]
-    )
+
+    def entry(table: str, state: dict[str, int]) -> np.ndarray:
+        return np.asarray(sweep.table(table).data)[tuple(state[p] for p in sweep.table(table).over)]
+
     others = ", ".join(f"{p['label']} {p['texts'][start[p['name']]]}" for p in sweep.spec["params"][1:])
-    caption = f"{sweep.spec['title']} At {first['label']} {', '.join(first['texts'][i] for i in chosen)}; {others}."
-    image = f'<img alt="{html.escape(caption)}" src="data:image/png;base64,{_multiples(pictures, states, entry)}">' if pictures else ""
-    table = f"<table><caption>{html.escape(caption)}</caption><tr><th>{html.escape(first['label'])}</th>{head}</tr>{rows}</table>"
-    return f'<noscript class="irw-fallback">{image}{table}</noscript>'
+    caption = html.escape(f"{sweep.spec['title']} At {first['label']} {', '.join(first['texts'][i] for i in chosen)}; {others}.")
+    pictures = [v for v in sweep.spec["views"] if v["kind"] == "picture"]
+    image = f'<img alt="{caption}" src="data:image/png;base64,{_multiples(pictures, states, entry)}">' if pictures else ""
+    rows = [[first["label"], *(first["texts"][i] for i in chosen)]]
+    rows += [[r["label"], *(f"{entry(r['table'], s).item():.3g}{r['unit']}" for s in states)] for r in sweep.spec["readouts"]]
+    cells = "".join(f"<tr><th>{html.escape(head)}</th>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for head, *row in rows)
+    return f'<noscript class="irw-fallback">{image}<table><caption>{caption}</caption>{cells}</table></noscript>'
 
 
 def _multiples(pictures: list[dict], states: list[dict], entry: Any) -> str:
     fig = Figure(figsize=(1.5 * len(states), 1.7 * len(pictures)), layout="constrained", facecolor="white")
-    for (row, view), axes in zip(enumerate(pictures), fig.subplots(len(pictures), len(states), squeeze=False), strict=True):
+    for view, axes in zip(pictures, fig.subplots(len(pictures), len(states), squeeze=False), strict=True):
         for state, ax in zip(states, axes, strict=True):
-            if "modes" in view:
-                image = np.tensordot(entry(view["modes"], state), entry(view["basis"], state), 1)
-            else:
-                image = entry(view["frames"], state)
+            modes = view.get("modes")
+            image = np.tensordot(entry(modes, state), entry(view["basis"], state), 1) if modes else entry(view["frames"], state)
             limit = max(float(np.abs(image).max()), 1e-30)
             grey = view["map"] == "grey"
             ax.imshow(image, cmap="gray" if grey else "RdBu_r", vmin=0 if grey else -limit, vmax=255 if grey else limit, interpolation="nearest")

@@ -50,7 +50,7 @@ def closed_form(model: nn.Module, x: Tensor, y: Tensor, strengths: Sequence[floa
             grey_picture("image", "original"),
             mode_picture("δ, closed form", "weights", "modes"),
             picture("δ, network", "network"),
-            bars("amplification Dᵢᵢ / β of each mode", "amplification", [str(i + 1) for i in range(rank)], baseline=1),
+            bars("amplification D / β of each mode", "amplification", [str(i + 1) for i in range(rank)], baseline=1),
             lines(
                 "distance of the two, as a share of the network’s δ",
                 {"gap": ("gap_curve", "measured", None), "outside the modes": ("outside_curve", "theory", "6 4")},
@@ -61,7 +61,7 @@ def closed_form(model: nn.Module, x: Tensor, y: Tensor, strengths: Sequence[floa
         ],
         {
             "β": ("beta", ""),
-            "D₁₁ / β": ("first", ""),
+            "D / β, first mode": ("first", ""),
             "‖δ‖₂, closed form": ("norm", ""),
             "‖δ‖₂, network": ("network_norm", ""),
             "gap": ("gap", " %"),
@@ -85,9 +85,8 @@ def closed_form_tables(
     rank = min(len(q.gamma) for q in quadratics)
     modes = torch.stack([q.modes[:, :rank].T for q in quadratics])  # (image, rank, n)
     beta = torch.tensor([[s / q.eigenvalues[0].item() for q in quadratics] for s in strength], dtype=torch.float64)
-    amplified = torch.stack(
-        [torch.stack([torch.stack([q.amplification(b.item(), m)[:rank] for q, b in zip(quadratics, bs, strict=True)]) for m in steps]) for bs in beta]
-    )  # (strength, steps, image, rank)
+    each = [q.amplification(b.item(), m)[:rank] for row in beta for m in steps for q, b in zip(quadratics, row, strict=True)]
+    amplified = torch.stack(each).view(len(strength), len(steps), len(quadratics), rank)
     weights = amplified * torch.stack([q.gamma[:rank] for q in quadratics])
     closed = torch.einsum("smir,irn->smin", weights, modes)
     network = torch.stack([_raw_ascent(model, x, y, beta, m) for m in steps], dim=1)
@@ -95,8 +94,7 @@ def closed_form_tables(
     gap = torch.linalg.vector_norm(network - closed, dim=-1) / size
     inside = torch.einsum("smin,irn->smir", network, modes)
     outside = torch.linalg.vector_norm(network - torch.einsum("smir,irn->smin", inside, modes), dim=-1) / size
-    rise = torch.stack([torch.stack([torch.stack([q.loss_increase(d) for q, d in zip(quadratics, row, strict=True)]) for row in rows]) for rows in closed])
-    measured = _loss_rise(model, x, y, network)
+    rise = torch.stack([q.loss_increase(d) for row in closed.flatten(0, 1) for q, d in zip(quadratics, row, strict=True)]).view(closed.shape[:-1])
     numbers = {
         "beta": beta[:, None].expand(-1, len(steps), -1),
         "first": amplified[..., 0] / beta[:, None],
@@ -105,7 +103,7 @@ def closed_form_tables(
         "gap": 100 * gap,
         "outside": 100 * outside,
         "rise": rise,
-        "network_rise": measured,
+        "network_rise": _loss_rise(model, x, y, network),
     }
     curves = {f"{name}_curve": Table(np.moveaxis(numbers[name].numpy() / 100, 0, -1), ("steps", "image")) for name in ("gap", "outside")}
     pixels = x.shape[-2:]

@@ -165,8 +165,8 @@ function render({ model, el }) {
     }
     return { p, input, shown };
   });
-  const stage = put(root, "div", { class: "irw-stage" });
-  const redraw = spec.views.map((view) => KINDS[view.kind](stage, view, colours));
+  const pictures = put(root, "div", { class: "irw-stage" }), charts = put(root, "div", { class: "irw-stage" });
+  const redraw = spec.views.map((view) => KINDS[view.kind](view.kind === "picture" ? pictures : charts, view, colours));
   const numbers = put(root, "dl", { class: "irw-numbers" });
   const readouts = spec.readouts.map((r) => {
     const pair = put(numbers, "div");

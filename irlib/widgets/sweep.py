@@ -6,7 +6,7 @@ and, with a kernel, computes the points between its stops.
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ class _Grid:
 
     compute: Compute
     params: dict[str, Param]
-    tables: Mapping[str, Table] = field(repr=False)
+    tables: Mapping[str, Table]
+    between: Mapping[str, float] | None = None  # the values shown, where they lie between the stops
 
 
 class Sweep(anywidget.AnyWidget):
@@ -163,7 +164,9 @@ class Sweep(anywidget.AnyWidget):
     @property
     def value(self) -> dict[str, float]:
         """The parameter values shown."""
-        return dict(self.point["values"]) if self.point else {n: p.values[self.index[n]] for n, p in self._grid.params.items()}
+        if self.point and self._grid.between is not None:
+            return dict(self._grid.between)
+        return {n: p.values[self.index[n]] for n, p in self._grid.params.items()}
 
     def table(self, name: str) -> Table:
         """A table over the whole grid, as computed, before it was packed for the page."""
@@ -193,7 +196,7 @@ class Sweep(anywidget.AnyWidget):
         directory, blob = _pack(self._grid.compute(**{n: [v] for n, v in new.items()}), dict.fromkeys(new, 1))
         texts = {n: p.show(new[n]) for n, p in self._grid.params.items()}
         with self.hold_sync():
-            self.point_blob, self.index = blob, stops
+            self._grid.between, self.point_blob, self.index = new, blob, stops
             self.point = {"values": {n: _json(v) for n, v in new.items()}, "texts": texts, "tables": directory}
 
     @traitlets.observe("wanted")

@@ -1,0 +1,139 @@
+"""What a widget packs, looks up and computes, and the closed-form sweep's tables against plain loops."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from irlib import plotting
+from irlib.quadratic import Quadratic
+from irlib.widgets.closed_form import closed_form_tables
+from irlib.widgets.sweep import Param, Sweep, Table, bars, perturbation_frames
+from tests.conftest import make_images, make_network
+
+PARAMS = [Param("a", "first", (0.5, 1.0, 3.0), open=True), Param("b", "second", (1, math.inf), lambda v: "∞" if v == math.inf else str(v))]
+
+
+def compute(a, b):
+    grid = np.array([[[x, min(y, 9.0), x * min(y, 9.0)] for y in b] for x in a])
+    return {"triple": Table(grid, ("a", "b")), "product": Table(grid[..., 2], ("a", "b")), "only_b": Table(np.array([min(y, 9) for y in b]), ("b",))}
+
+
+@pytest.fixture
+def sweep():
+    return Sweep("s", "A sweep", PARAMS, compute, [bars("three", "triple", "xyz")], {"product": ("product", " m")}, start={"a": 1.0})
+
+
+def unpacked(directory, blob, name, **at):
+    """The page's lookup, in Python."""
+    t = directory[name]
+    data = np.frombuffer(blob, t["dtype"], t["count"], t["offset"])
+    flat = 0
+    for param, length in t["over"]:
+        flat = flat * length + (at[param] if length > 1 else 0)
+    size = math.prod(t["shape"])
+    return data[flat * size : (flat + 1) * size].reshape(t["shape"])
+
+
+def test_every_entry_is_found_where_the_page_looks_for_it(sweep):
+    for i, a in enumerate(PARAMS[0].values):
+        for j, b in enumerate(PARAMS[1].values):
+            for name in ("triple", "product", "only_b"):
+                found = unpacked(sweep.spec["tables"], sweep.blob, name, a=i, b=j)
+                np.testing.assert_allclose(found, sweep.at(name, a=a, b=b), rtol=1e-7)
+    np.testing.assert_array_equal(unpacked(sweep.spec["tables"], sweep.blob, "colours"), plotting.diverging_colours())
+    assert all(t["offset"] % 4 == 0 for t in sweep.spec["tables"].values())
+
+
+def test_moving_to_a_stop_and_between_stops(sweep):
+    assert sweep.value == {"a": 1.0, "b": 1}
+    sweep.move(a=3.0, b=math.inf)
+    assert sweep.index == {"a": 2, "b": 1}
+    assert sweep.point == {}
+    sweep.move(a=2.0)
+    assert sweep.value == {"a": 2.0, "b": math.inf}
+    np.testing.assert_allclose(unpacked(sweep.point["tables"], sweep.point_blob, "triple"), [2, 9, 18])
+    assert sweep.point["texts"] == {"a": "2", "b": "∞"}
+    sweep.move(b=1)
+    assert sweep.value == {"a": 2.0, "b": 1}
+    np.testing.assert_allclose(unpacked(sweep.point["tables"], sweep.point_blob, "product"), 2)
+    sweep.move(a=0.5)
+    assert (sweep.point, sweep.index) == ({}, {"a": 0, "b": 0})
+
+
+def test_what_it_cannot_do_it_says(sweep):
+    with pytest.raises(ValueError, match="no parameter 'c'; it has a, b"):
+        sweep.move(c=1)
+    with pytest.raises(ValueError, match="b must be one of"):
+        sweep.move(b=3)
+    with pytest.raises(ValueError, match="2.0 is no stop of a"):
+        sweep.at("triple", a=2.0, b=1)
+    with pytest.raises(ValueError, match="table 'triple' over"):
+        Sweep("s", "t", PARAMS, lambda a, b: {"triple": Table(np.zeros((2, 2)), ("a", "b"))}, [], {})
+
+
+def test_two_builds_give_the_same_page(sweep):
+    again = Sweep("s", "A sweep", PARAMS, compute, [bars("three", "triple", "xyz")], {"product": ("product", " m")}, start={"a": 1.0})
+    assert repr(again) == repr(sweep) == "Sweep('A sweep', a: 3 stops, b: 2 stops)"
+    assert (again.spec, again.blob) == (sweep.spec, sweep.blob)
+
+
+def test_the_fallback_has_the_numbers_of_the_first_sliders_stops(sweep):
+    html = plotting.fallback(sweep)
+    assert html.startswith('<noscript class="irw-fallback">')
+    for cell in ("<td>0.5 m</td>", "<td>1 m</td>", "<td>3 m</td>", "second 1"):
+        assert cell in html
+
+
+def test_frames_keep_a_perturbation_to_half_a_level():
+    delta = np.random.default_rng(0).normal(size=(3, 2, 5, 4)) * np.array([1e-6, 1, 0])[:, None, None, None]
+    tables = perturbation_frames("d", delta, ("a", "b"))
+    restored = tables["d"].data / 127 * tables["d_scale"].data[..., None]
+    scale = np.abs(delta).max((-2, -1), keepdims=True)
+    assert (np.abs(restored - delta) <= scale / 254 + 1e-18).all()
+
+
+def test_the_closed_form_sweep_is_plain_loops():
+    """Each number of the chapter's widget, one point at a time, from autograd's Hessian and hand-written ascent."""
+    network, x = make_network(classes=4), make_images(batch=2)
+    y = torch.tensor([1, 3])
+    strengths, steps = (0.02, 0.1), (1, 3, math.inf)
+    quadratics = [Quadratic.at(network, x[i : i + 1], y[i : i + 1]) for i in range(2)]
+    tables = closed_form_tables(network, x, y, quadratics, strengths, steps)
+    for k in range(2):
+        image, label = x[k : k + 1], y[k : k + 1]
+        loss = lambda flat: F.cross_entropy(network(flat.view(image.shape)), label)  # noqa: B023
+        g = torch.autograd.functional.jacobian(loss, image.flatten())
+        H = torch.autograd.functional.hessian(loss, image.flatten())
+        top = torch.linalg.eigvalsh(H)[-1]
+        basis = torch.linalg.eigh(H).eigenvectors[:, -3:]
+        for i, s in enumerate(strengths):
+            for j, m in enumerate(steps):
+                beta, taken = s / top, 200 if m == math.inf else m
+                network_delta = torch.zeros_like(g)
+                for _ in range(taken):
+                    network_delta = network_delta + beta / taken * torch.autograd.functional.jacobian(loss, image.flatten() + network_delta)
+                if m == math.inf:
+                    augmented = torch.zeros(37, 37, dtype=torch.float64)
+                    augmented[:36, :36], augmented[:36, 36] = H, g
+                    closed = torch.linalg.matrix_exp(beta * augmented)[:36, 36]
+                else:
+                    closed = torch.zeros_like(g)
+                    for _ in range(m):
+                        closed = closed + beta / m * (g + H @ closed)
+                at = lambda name: torch.as_tensor(tables[name].data[i, j, k])  # noqa: B023
+                size = network_delta.norm()
+                torch.testing.assert_close(at("beta"), beta)
+                torch.testing.assert_close(at("norm"), closed.norm())
+                torch.testing.assert_close(at("network_norm"), size)
+                torch.testing.assert_close(at("gap"), 100 * (network_delta - closed).norm() / size, rtol=1e-6, atol=1e-6)
+                away = network_delta - basis @ (basis.T @ network_delta)
+                torch.testing.assert_close(at("outside"), 100 * away.norm() / size, rtol=1e-6, atol=1e-6)
+                torch.testing.assert_close(at("rise"), g @ closed + closed @ H @ closed / 2)
+                torch.testing.assert_close(at("network_rise"), loss(image.flatten() + network_delta) - loss(image.flatten()), rtol=1e-5, atol=1e-9)
+                drawn = torch.as_tensor(tables["weights"].data[i, j, k]) @ torch.as_tensor(tables["modes"].data[k]).flatten(1)
+                torch.testing.assert_close(drawn, closed, rtol=0, atol=1e-10)
+                for name in ("gap", "outside"):
+                    torch.testing.assert_close(torch.as_tensor(tables[f"{name}_curve"].data[j, k, i]), at(name) / 100)
