@@ -15,9 +15,9 @@ def where() -> str:
 def glue(name: str, text: str) -> None:
     """Let the text of the page quote ``text`` as {glue:text}`name`: a number in prose is never typed. Shows nothing in the notebook itself.
 
-    It is MyST-NB's own record, written without MyST-NB, which a notebook on Colab does not have.
+    A percent sign stays on the line of its number. The record is MyST-NB's own, written without MyST-NB, which a notebook on Colab does not have.
     """
     from IPython.display import display
 
     prefix = "application/papermill.record/"
-    display({f"{prefix}text/plain": text}, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}}, raw=True)
+    display({f"{prefix}text/plain": text.replace(" %", "\u00a0%")}, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}}, raw=True)

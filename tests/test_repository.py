@@ -150,3 +150,12 @@ def test_the_readmes_table_of_networks_is_the_manifests():
         assert float(accuracy) == pytest.approx(100 * facts[name]["test_accuracy"], abs=0.051)
         assert int(parameters) == round(facts[name]["parameters"] / 1e3)
         assert float(cost) == pytest.approx(facts[name]["multiply_adds"] / 1e6, rel=0.05)
+
+
+def test_the_readmes_example_runs():
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
+    scope = {}
+    exec(example, scope)
+    assert scope["x_adv"].shape == (8, 1, 28, 28)
+    assert scope["game"].n == 196
+    assert len(scope["q"].eigenvalues) == 9

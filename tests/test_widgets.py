@@ -74,6 +74,17 @@ def test_what_it_cannot_do_it_says(sweep):
         Sweep("s", "t", PARAMS, lambda a, b: {"triple": Table(np.zeros((2, 2)), ("a", "b"))}, [], {})
 
 
+def test_the_pages_wish_is_answered_or_refused_in_words(sweep):
+    sweep.wanted = {"a": 2.0}
+    assert sweep.value["a"] == 2.0
+    assert (sweep.wanted, sweep.problem) == ({}, "")
+    sweep.wanted = {"b": 3}
+    assert "b must be one of" in sweep.problem
+    assert sweep.value == {"a": 2.0, "b": 1}
+    sweep.wanted = {"a": 3.0}
+    assert sweep.problem == ""
+
+
 def test_two_builds_give_the_same_page(sweep):
     again = Sweep("s", "A sweep", PARAMS, compute, [bars("three", "triple", "xyz")], {"product": ("product", " m")}, start={"a": 1.0})
     assert repr(again) == repr(sweep) == "Sweep('A sweep', a: 3 stops, b: 2 stops)"
@@ -111,7 +122,7 @@ def test_the_closed_form_sweep_is_plain_loops():
         basis = torch.linalg.eigh(H).eigenvectors[:, -3:]
         for i, s in enumerate(strengths):
             for j, m in enumerate(steps):
-                beta, taken = s / top, 200 if m == math.inf else m
+                beta, taken = s / top, 150 if m == math.inf else m
                 network_delta = torch.zeros_like(g)
                 for _ in range(taken):
                     network_delta = network_delta + beta / taken * torch.autograd.functional.jacobian(loss, image.flatten() + network_delta)

@@ -107,10 +107,10 @@ def test_the_command_trains_and_refuses_what_it_does_not_know(tmp_path, monkeypa
     entry = json.loads(capsys.readouterr().out)
     assert entry == store.manifest(tmp_path / "w")["fmnist-mlp"]
     assert entry["command"] == "python -m irlib.zoo train fmnist-mlp --seed 0 --epochs 1"
-    with pytest.raises(ValueError, match="did you mean 'fmnist-vgg'"):
-        command.main(["train", "fmnist-vvg"])
-    with pytest.raises(ValueError, match="epochs"):
-        command.main(["train", "fmnist-mlp", "--epochs", "0"])
+    for words, said in [(["fmnist-vvg"], "did you mean 'fmnist-vgg'"), (["fmnist-mlp", "--epochs", "0"], "must be a whole number ≥ 1, got 0")]:
+        with pytest.raises(SystemExit, match="2"):
+            command.main(["train", *words])
+        assert said in capsys.readouterr().err
 
 
 def test_the_augmentation_flips_and_shifts_and_nothing_else():

@@ -13,7 +13,7 @@ from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, lines, 
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
 STEPS = (1, 2, 5, 10, 30, 100, math.inf)
-FLOW_STEPS = 200  # of the network where the closed form takes infinitely many
+FLOW_STEPS = 150  # of the network where the closed form takes infinitely many
 
 
 def closed_form(model: nn.Module, x: Tensor, y: Tensor, strengths: Sequence[float] = STRENGTHS, steps: Sequence[float] = STEPS) -> Sweep:

@@ -141,8 +141,10 @@ function render({ model, el }) {
   const root = put(el, "section", { class: "irw", role: "group", "aria-labelledby": id, "data-sweep": spec.name });
   put(root, "div", { class: "irw-title", id }, spec.title);
   const controls = put(root, "div", { class: "irw-controls" });
+  const problem = put(root, "div", { class: "irw-problem", role: "alert" });
   const move = (changes) => {
     model.set("point", {});
+    model.set("problem", "");
     model.set("index", { ...model.get("index"), ...changes });
     model.save_changes();
   };
@@ -189,6 +191,7 @@ function render({ model, el }) {
       shown.textContent = text;
       input.setAttribute("aria-valuetext", text);
     }
+    problem.textContent = model.get("problem");
     redraw.forEach((f) => f(tables, at, values));
     for (const { r, value } of readouts) value.textContent = digits(tables[r.table](at)[0]) + (r.unit ?? "");
     live.textContent = rows.map(({ p, shown }) => `${p.label} ${shown.textContent}`).join(", ") + ": " + readouts.map(({ r, value }) => `${r.label} ${value.textContent}`).join(", ");
@@ -212,7 +215,7 @@ function render({ model, el }) {
     waiting = true;
     queueMicrotask(() => { waiting = false; draw(); });
   };
-  const events = "change:index change:point change:point_blob";
+  const events = "change:index change:point change:point_blob change:problem";
   model.on(events, soon);
   draw();
   if (still) {

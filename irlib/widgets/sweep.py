@@ -116,6 +116,7 @@ class Sweep(anywidget.AnyWidget):
     wanted = traitlets.Dict().tag(sync=True)  # values between the stops, asked for by the page
     point = traitlets.Dict().tag(sync=True)  # the answer: its values, and the directory of point_blob
     point_blob = traitlets.Bytes(b"").tag(sync=True)
+    problem = traitlets.Unicode("").tag(sync=True)  # why the page did not get what it asked for
 
     def __init__(
         self,
@@ -201,9 +202,13 @@ class Sweep(anywidget.AnyWidget):
 
     @traitlets.observe("wanted")
     def _answer(self, change: Any) -> None:
-        if change["new"]:
-            self.wanted = {}
+        if not change["new"]:
+            return
+        self.wanted, self.problem = {}, ""
+        try:
             self.move(**change["new"])
+        except (ValueError, OverflowError) as error:
+            self.problem = str(error)  # the reader sees it in the widget; a kernel's log nobody does
 
     def __repr__(self) -> str:  # anywidget's own has a memory address, which no two builds share
         return f"Sweep({self.spec['title']!r}, " + ", ".join(f"{n}: {len(p.values)} stops" for n, p in self._grid.params.items()) + ")"
@@ -211,8 +216,8 @@ class Sweep(anywidget.AnyWidget):
     def _ipython_display_(self) -> None:
         from IPython.display import HTML, display
 
-        bundle = self._repr_mimebundle_()
-        display(*(bundle if isinstance(bundle, tuple) else (bundle,))[:1], raw=True)
+        data, metadata = self._repr_mimebundle_()
+        display(data, metadata=metadata, raw=True)
         display(HTML(plotting.fallback(self)))
 
 

@@ -9,13 +9,26 @@ from irlib.zoo import store
 from irlib.zoo.architectures import ARCHITECTURES
 
 
+def _network(name: str) -> str:
+    try:
+        return name if name in ARCHITECTURES else _check.unknown_name("network", name, ARCHITECTURES)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _epochs(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number ≥ 1, got {text}")
+    return int(text)
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m irlib.zoo", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     train_ = commands.add_parser("train", help="train a network and store its weights (resumes where it was stopped)")
-    train_.add_argument("name", help=f"one of {', '.join(ARCHITECTURES)}")
+    train_.add_argument("name", type=_network, help=f"one of {', '.join(ARCHITECTURES)}")
     train_.add_argument("--seed", type=int, default=0)
-    train_.add_argument("--epochs", type=int, help="default: the network's own, as in the manifest")
+    train_.add_argument("--epochs", type=_epochs, help="default: the network's own, as in the manifest")
     train_.add_argument("--data", type=Path, help="where torchvision finds or puts Fashion-MNIST; default: Debian's copy, else ~/.cache/irlib")
     train_.add_argument("--out", type=Path, default=store.WEIGHTS, help="folder of the weights and their manifest")
     images = commands.add_parser("images", help="write the bundled evaluation set: 1,000 test images, 100 a class")
@@ -27,10 +40,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.command == "images":
         print(data.bundle(*train.fashion_mnist("test", args.data)))
         return
-    if args.name not in ARCHITECTURES:
-        _check.unknown_name("network", args.name, ARCHITECTURES)
-    if args.epochs is not None:
-        _check.at_least(args.epochs, 1, "epochs")
     print(json.dumps(train.train(args.name, args.out, args.data, args.seed, args.epochs), indent=2))
 
 

@@ -51,7 +51,7 @@ def test_a_value_between_the_stops_is_computed_by_python(browser, sweep):
     page = browser.new_page()
     errors = []
     page.on("pageerror", lambda e: errors.append(e))
-    names = ("spec", "blob", "index", "wanted", "point", "point_blob")
+    names = ("spec", "blob", "index", "wanted", "point", "point_blob", "problem")
     page.evaluate(
         PAGE, [type(sweep)._esm.read_text() if hasattr(type(sweep)._esm, "read_text") else str(sweep._esm), str(sweep._css), state(sweep, *names)]
     )
@@ -71,9 +71,14 @@ def test_a_value_between_the_stops_is_computed_by_python(browser, sweep):
     assert page.locator('path[data-series="sum"]').get_attribute("d") == ""  # one point is no curve
     assert sweep.value == {"rate": 2.75, "phase": 0}
 
+    sweep.wanted = {"phase": 0.5}
+    page.evaluate("u => window.answer(u)", state(sweep, "problem"))
+    assert "phase must be one of" in page.get_by_role("alert").inner_text()
+
     page.get_by_role("slider", name="rate r").press("Home")
     page.wait_for_function("document.querySelector('output').textContent === '1'")
     assert total() == 2
+    assert page.get_by_role("alert").inner_text() == ""
     assert page.get_by_role("link").count() == 0  # a link to a kernel's state would lead nowhere
     assert not errors
     page.close()
