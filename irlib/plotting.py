@@ -4,12 +4,11 @@ Colour means slot: one hue for each of the five slots, PGD grey, IR the accent; 
 CSS variables, so that widgets and still figures follow the page's light and dark mode; text takes the page's own colour.
 """
 
-import base64
 import html
 import io
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -17,9 +16,6 @@ from matplotlib.figure import Figure
 from matplotlib.legend import Legend
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator
-
-if TYPE_CHECKING:
-    from irlib.widgets.sweep import Sweep
 
 # token: (light mode, dark mode); each at least 4.5:1 against its background
 PALETTE = {
@@ -34,6 +30,7 @@ PALETTE = {
     "measured": ("#1f2933", "#e8edf2"),
 }
 DARK = "html[data-theme=dark],html[theme=dark],body[data-jp-theme-light=false]"
+DIVERGING = "RdBu_r"  # of every perturbation and every matrix of interactions: blue below zero, white at it, red above
 INK = "#010203"  # stands for the page's text colour until the figure is in the page
 
 
@@ -49,8 +46,8 @@ def colour(token: str) -> str:
 
 
 def diverging_colours() -> np.ndarray:
-    """uint8 (256, 3): the map of every perturbation and every matrix of interactions; blue below zero, white at it, red above."""
-    return (mpl.colormaps["RdBu_r"](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
+    """uint8 (256, 3): the diverging map, for the browser."""
+    return (mpl.colormaps[DIVERGING](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
 
 
 def axis(values: Iterable[float], log: bool = False, tight: bool = False) -> dict[str, Any]:
@@ -113,38 +110,3 @@ class Shown:
 def show(fig: Figure, alt: str) -> Shown:
     """The figure as the last value of a cell. ``alt`` says in words what it shows."""
     return Shown(fig, alt)
-
-
-def fallback(sweep: "Sweep", stops: int = 4) -> str:
-    """HTML for readers without scripts, and for print: the pictures at four stops of the first slider, and the numbers there in a table."""
-    first, start = sweep.spec["params"][0], sweep.spec["start"]
-    chosen = np.unique(np.linspace(0, len(first["values"]) - 1, stops).round().astype(int))
-    states = [start | {first["name"]: int(i)} for i in chosen]
-
-    def entry(table: str, state: dict[str, int]) -> np.ndarray:
-        return np.asarray(sweep.table(table).data)[tuple(state[p] for p in sweep.table(table).over)]
-
-    others = ", ".join(f"{p['label']} {p['texts'][start[p['name']]]}" for p in sweep.spec["params"][1:])
-    caption = html.escape(f"{sweep.spec['title']} At {first['label']} {', '.join(first['texts'][i] for i in chosen)}; {others}.")
-    pictures = [v for v in sweep.spec["views"] if v["kind"] == "picture"]
-    image = f'<img alt="{caption}" src="data:image/png;base64,{_multiples(pictures, states, entry)}">' if pictures else ""
-    rows = [[first["label"], *(first["texts"][i] for i in chosen)]]
-    rows += [[r["label"], *(f"{entry(r['table'], s).item():.3g}{r['unit']}" for s in states)] for r in sweep.spec["readouts"]]
-    cells = "".join(f"<tr><th>{html.escape(head)}</th>" + "".join(f"<td>{c}</td>" for c in row) + "</tr>" for head, *row in rows)
-    return f'<noscript class="irw-fallback">{image}<table><caption>{caption}</caption>{cells}</table></noscript>'
-
-
-def _multiples(pictures: list[dict], states: list[dict], entry: Any) -> str:
-    fig = Figure(figsize=(1.5 * len(states), 1.7 * len(pictures)), layout="constrained", facecolor="white")
-    for view, axes in zip(pictures, fig.subplots(len(pictures), len(states), squeeze=False), strict=True):
-        for state, ax in zip(states, axes, strict=True):
-            modes = view.get("modes")
-            image = np.tensordot(entry(modes, state), entry(view["basis"], state), 1) if modes else entry(view["frames"], state)
-            limit = max(float(np.abs(image).max()), 1e-30)
-            grey = view["map"] == "grey"
-            ax.imshow(image, cmap="gray" if grey else "RdBu_r", vmin=0 if grey else -limit, vmax=255 if grey else limit, interpolation="nearest")
-            ax.set_axis_off()
-        axes[0].set_title(view["title"], fontsize=7, loc="left")
-    out = io.BytesIO()
-    fig.savefig(out, format="png", dpi=72, metadata={"Software": None})
-    return base64.b64encode(out.getvalue()).decode()

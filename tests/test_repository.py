@@ -48,8 +48,6 @@ def test_imports_point_one_way():
         assert mine is not None, f"irlib.{name} is in no layer: add it to LAYERS"
         for other in imported(path):
             theirs = layer(other)
-            if mine == "plotting" and theirs == "widgets":  # for a type annotation
-                continue
             inside = theirs == mine or other.startswith("attacks.")
             assert inside or LAYERS.index(theirs) < LAYERS.index(mine), f"irlib.{name} imports irlib.{other}"
 

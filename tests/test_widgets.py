@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from irlib import plotting
 from irlib.quadratic import Quadratic
 from irlib.widgets.closed_form import closed_form_tables
+from irlib.widgets.fallback import fallback
 from irlib.widgets.sweep import Param, Sweep, Table, bars, perturbation_frames
 from tests.conftest import make_images, make_network
 
@@ -92,7 +93,7 @@ def test_two_builds_give_the_same_page(sweep):
 
 
 def test_the_fallback_has_the_numbers_of_the_first_sliders_stops(sweep):
-    html = plotting.fallback(sweep)
+    html = fallback(sweep.spec, sweep._grid.tables)
     assert html.startswith('<noscript class="irw-fallback">')
     for cell in ("<td>0.5 m</td>", "<td>1 m</td>", "<td>3 m</td>", "second 1"):
         assert cell in html

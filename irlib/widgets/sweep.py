@@ -15,6 +15,7 @@ import numpy as np
 import traitlets
 
 from irlib import plotting
+from irlib.widgets.fallback import fallback
 
 _HERE = Path(__file__).parent
 
@@ -218,7 +219,7 @@ class Sweep(anywidget.AnyWidget):
 
         data, metadata = self._repr_mimebundle_()
         display(data, metadata=metadata, raw=True)
-        display(HTML(plotting.fallback(self)))
+        display(HTML(fallback(self.spec, self._grid.tables)))
 
 
 def _stop(param: Param, value: float) -> int:
