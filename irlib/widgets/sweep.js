@@ -159,10 +159,18 @@ function render({ model, el }) {
     if (!still && p.open) {
       // with a kernel, a value between the slider's stops: Python computes that point
       const free = put(row, "input", { type: "number", step: "any", "aria-label": `${p.label}, any value`, placeholder: "any", "data-lm-suppress-shortcuts": "true" });
-      free.addEventListener("change", () => {
+      const ask = () => {
         if (free.value === "") return;
         model.set("wanted", { ...model.get("wanted"), [p.name]: +free.value });
         model.save_changes();
+      };
+      free.addEventListener("change", ask);
+      free.addEventListener("keydown", (e) => {
+        // JupyterLab would take Enter for itself, and the box would never change
+        if (e.key !== "Enter") return;
+        e.preventDefault();
+        e.stopPropagation();
+        ask();
       });
     }
     return { p, input, shown };
