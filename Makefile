@@ -28,7 +28,7 @@ html: install
 
 book: html
 	@echo "The book is at http://127.0.0.1:$(PORT)/ (stop with Ctrl-C; PORT= chooses another port)"
-	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT)
+	@$(BIN)/python -m http.server --bind 127.0.0.1 --directory _build/html $(PORT) || echo "The server stopped. If port $(PORT) is taken, choose another: make book PORT=9000"
 
 test: lint unit notebooks cold browser
 
