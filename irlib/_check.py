@@ -81,5 +81,5 @@ def positive(value: float, name: str) -> None:
 
 def at_least(value: int, low: int, name: str) -> None:
     """A whole number ≥ low."""
-    if isinstance(value, bool) or int(value) != value or value < low:
+    if isinstance(value, bool) or not float(value).is_integer() or value < low:
         raise ValueError(f"{name} must be a whole number ≥ {low}, got {value}")

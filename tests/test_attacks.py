@@ -81,6 +81,12 @@ def test_momentum_without_memory_is_pgd(network, x, y):
     torch.testing.assert_close(create_attack("mi", network, decay=0.0, **KW)(x, y), create_attack("pgd", network, **KW)(x, y), rtol=0, atol=0)
 
 
+def test_nothing_returned_carries_a_graph_even_where_the_images_want_gradients(network, x, y):
+    run = create_attack("pgd", network, **KW).run(x.requires_grad_(), y, record=True)
+    assert not any(t.requires_grad for t in (run.x_adv, run.delta, run.deltas, run.losses))
+    assert x.grad is None
+
+
 def test_a_target_is_approached(network, x, y):
     target = (y + 1) % 5
     run = create_attack("pgd", network, targeted=True, **KW).run(x, target, record=True)

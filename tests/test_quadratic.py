@@ -195,6 +195,7 @@ def test_bad_input_is_refused():
         (lambda: q.multi_step(0.0, 3), "alpha"),
         (lambda: q.multi_step(0.1, 0), "steps"),
         (lambda: q.multi_step(0.1, 2.5), "steps"),
+        (lambda: q.multi_step(0.1, math.inf), "steps"),
         (lambda: q.infinite_step(-1.0), "beta"),
         (lambda: q.infinite_step(math.nan), "beta"),
         (lambda: q.single_step(0), "eta"),

@@ -97,7 +97,7 @@ class Attack:
             clean = self.model(x[:1])
         _check.logits(clean, 1)
         _check.labels(y, len(x), clean.shape[1])
-        alpha = self._step_size(x)
+        x, alpha = x.detach(), self._step_size(x)
         delta = self.projection.start(x, torch.Generator().manual_seed(self.seed)) if self.random_start else torch.zeros_like(x)
         deltas, state = [delta], None
         with self.network(self.model) as source:

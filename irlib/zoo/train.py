@@ -5,6 +5,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,18 @@ from irlib.zoo import store
 from irlib.zoo.architectures import ARCHITECTURES
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # the package dataset-fashion-mnist
-EPOCHS = {"fmnist-mlp": 20, "fmnist-resnet14": 8, "fmnist-vgg": 8}
 BATCH = 128
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What differs between networks: passes over the training images, and the learning rate at the top of its cycle."""
+
+    epochs: int = 8
+    lr: float = 0.1
+
+
+RECIPES = {"fmnist-mlp": Recipe(epochs=20, lr=0.05)}
 
 
 def fashion_mnist(split: str, root: Path | None = None) -> tuple[Tensor, Tensor]:
@@ -72,15 +83,16 @@ def train(
     A checkpoint follows every epoch; started again, training goes on from the last one and gives the same weights, since each epoch's
     shuffling and augmentation are drawn from a generator of their own.
     """
-    epochs = epochs or EPOCHS[name]
+    recipe = RECIPES.get(name, Recipe())
+    epochs = epochs or recipe.epochs
     images, labels = fashion_mnist("train", data)
     images = images[:, None]
     torch.manual_seed(seed)
     model = Normalized(ARCHITECTURES[name](), FASHION_MEAN, FASHION_STD)
     model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1 if name != "fmnist-mlp" else 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     batches = len(images) // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=epochs * batches)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=epochs * batches)
     path, first, seconds = checkpoints / f"{name}-{seed}-{epochs}.pt", 0, 0.0
     if path.exists():
         saved = torch.load(path, weights_only=True)
