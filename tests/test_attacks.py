@@ -1,6 +1,8 @@
 """Each attack against its published rule written out in loops, image by image; constraints; the model afterwards; bad input."""
 
+import contextlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from irlib import create_attack, list_attacks
+from irlib.attacks import loop
 from tests.conftest import assert_untouched, make_images, make_network, snapshot
 
 KW = dict(eps=0.06, alpha=0.015, steps=7)
@@ -114,7 +117,7 @@ def test_a_batch_gives_what_its_images_give_alone_and_alpha_may_differ_by_image(
         torch.testing.assert_close(batch[i : i + 1], alone, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
     name=st.sampled_from(list_attacks()), norm=st.sampled_from(["linf", "l2"]), eps=st.floats(1e-3, 3), alpha=st.floats(1e-3, 3),
     steps=st.integers(1, 4), random_start=st.booleans(), seed=st.integers(0, 99), dtype=st.sampled_from([torch.float32, torch.float64]),
@@ -240,3 +243,52 @@ def test_bad_input_is_refused(network, x, y):
         create_attack("pgd", nn.Sequential(Root(), network).eval(), norm="none", alpha=0.1)(0 * x, y)
     with pytest.raises(ValueError, match="train mode"):
         create_attack("pgd", network.train())
+
+
+def test_each_slot_does_its_part_and_knows_no_other(network, x, y):
+    """An attack with all five slots filled, against the same written out: the altered network propagates, the base point alone is moved,
+    the objective sees base and δ apart, the direction remembers, the projection has the last word."""
+    entered = []
+
+    @contextlib.contextmanager
+    def doubled(model):
+        entered.append("in")
+        handle = model[-1].register_forward_hook(lambda m, i, z: 2 * z)
+        try:
+            yield model
+        finally:
+            handle.remove()
+            entered.append("out")
+
+    class Halving:
+        def step(self, x, delta, direction, alpha):
+            return (delta + alpha * direction) / 2
+
+    filled = replace(
+        create_attack("pgd", network, norm="none", alpha=0.3, steps=3),
+        network=doubled,
+        objective=lambda source, base, delta, y: source(base + delta + delta**2).gather(1, y[:, None])[:, 0],
+        sampling=lambda loss, x, delta: (loop.gradient(loss, x + 0.1, delta) + loop.gradient(loss, x - 0.1, delta)) / 2,
+        direction=lambda g, past: (g + (0 if past is None else past), g),
+        projection=Halving(),
+    )
+    run = filled.run(x, y, record=True)
+    for image, label, found in zip(x, y, run.deltas.unbind(1), strict=True):
+        delta, past = torch.zeros_like(image), 0
+        for t in range(3):
+            slopes = [torch.autograd.functional.jacobian(lambda d: 2 * network((image + s + d + d**2)[None])[0, label], delta) for s in (0.1, -0.1)]  # noqa: B023
+            g = sum(slopes) / 2
+            delta, past = (delta + 0.3 * (g + past)) / 2, g
+            torch.testing.assert_close(found[t + 1], delta, rtol=0, atol=1e-12)
+    torch.testing.assert_close(run.losses[0], F.cross_entropy(network(x), y, reduction="none"))  # of the network as it is
+    assert entered == ["in", "out"]
+
+    before = snapshot(network)
+
+    def breaks(loss, x, delta):
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        replace(filled, sampling=breaks)(x, y)
+    assert entered == ["in", "out"] * 2
+    assert_untouched(network, before)
