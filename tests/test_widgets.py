@@ -124,9 +124,10 @@ def test_the_closed_form_sweep_is_plain_loops():
         for i, s in enumerate(strengths):
             for j, m in enumerate(steps):
                 beta, taken = s / top, 150 if m == math.inf else m
-                network_delta = torch.zeros_like(g)
+                network_delta, losses = torch.zeros_like(g), [loss(image.flatten())]
                 for _ in range(taken):
                     network_delta = network_delta + beta / taken * torch.autograd.functional.jacobian(loss, image.flatten() + network_delta)
+                    losses.append(loss(image.flatten() + network_delta))
                 if m == math.inf:
                     augmented = torch.zeros(37, 37, dtype=torch.float64)
                     augmented[:36, :36], augmented[:36, 36] = H, g
@@ -145,6 +146,20 @@ def test_the_closed_form_sweep_is_plain_loops():
                 torch.testing.assert_close(at("outside"), 100 * away.norm() / size, rtol=1e-6, atol=1e-6)
                 torch.testing.assert_close(at("rise"), g @ closed + closed @ H @ closed / 2)
                 torch.testing.assert_close(at("network_rise"), loss(image.flatten() + network_delta) - loss(image.flatten()), rtol=1e-5, atol=1e-9)
+                rise = losses[-1] - losses[0]
+                shares = torch.as_tensor(tables["path_share"].data[j])
+                assert shares[0] == 0
+                assert shares[-1] == 1
+                for share, ours, theirs in zip(shares.tolist(), at("path_closed"), at("path_network"), strict=True):
+                    t = round(share * taken)
+                    torch.testing.assert_close(theirs, (losses[t] - losses[0]) / rise.abs(), rtol=1e-5, atol=1e-6)
+                    step, partial = beta / taken, torch.zeros_like(g)
+                    if m == math.inf:
+                        partial = torch.linalg.matrix_exp(beta * share * augmented)[:36, 36]
+                    else:
+                        for _ in range(t):
+                            partial = partial + step * (g + H @ partial)
+                    torch.testing.assert_close(ours, (g @ partial + partial @ H @ partial / 2) / rise.abs(), rtol=1e-5, atol=1e-6)
                 drawn = torch.as_tensor(tables["weights"].data[i, j, k]) @ torch.as_tensor(tables["modes"].data[k]).flatten(1)
                 torch.testing.assert_close(drawn, closed, rtol=0, atol=1e-10)
                 for name in ("gap", "outside"):

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from irlib import Quadratic, create_attack
 from irlib.data import FASHION_CLASSES
-from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, lines, mode_picture, perturbation_frames, picture
+from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, lines, mode_picture, path, perturbation_frames, picture
 
-STRENGTHS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4, 2.0)
+STRENGTHS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 1.4, 2.0)
 STEPS = (1, 2, 5, 10, 30, 100, math.inf)
+ALONG = 10  # points of a trajectory after its start
 FLOW_STEPS = 150  # of the network where the closed form takes infinitely many
 
 
@@ -58,6 +59,14 @@ def closed_form(model: nn.Module, x: Tensor, y: Tensor, strengths: Sequence[floa
                 xlabel="strength βλ₁",
                 log=True,
             ),
+            path(
+                "loss rise along the trajectory, as a share of the network’s at its end",
+                {"network": ("path_network", "measured", None), "closed form": ("path_closed", "theory", "6 4")},
+                xs="path_share",
+                xlabel="share of the steps taken",
+                low=0,
+                high=1.5,
+            ),
         ],
         {
             "β": ("beta", ""),
@@ -79,7 +88,8 @@ def closed_form_tables(
     """The tables of `closed_form` over strength × steps × image, float64 before they are packed.
 
     gap is ‖δ_network − δ_closed‖₂ / ‖δ_network‖₂; outside is the share of ‖δ_network‖₂ that is orthogonal to every mode, where the closed form
-    never goes; both in percent. rise is L(x+δ) − L(x): predicted by the quadratic at its own δ, and measured at the network's.
+    never goes; both in percent. rise is the quadratic's loss increase at its own δ, network_rise the measured L(x+δ) − L(x) at the network's.
+    path_closed and path_network follow both rises from the first step to the last, divided by |network_rise|.
     """
     over, over_image = ("strength", "steps", "image"), ("image",)
     rank = min(len(q.gamma) for q in quadratics)
@@ -89,12 +99,14 @@ def closed_form_tables(
     amplified = torch.stack(each).view(len(strength), len(steps), len(quadratics), rank)
     weights = amplified * torch.stack([q.gamma[:rank] for q in quadratics])
     closed = torch.einsum("smir,irn->smin", weights, modes)
-    network = torch.stack([_raw_ascent(model, x, y, beta, m) for m in steps], dim=1)
+    climbed = [_raw_ascent(model, x, y, beta, m) for m in steps]
+    network, measured = torch.stack([d for d, _ in climbed], dim=1), torch.stack([r for _, r in climbed], dim=1)
     size = torch.linalg.vector_norm(network, dim=-1)
     gap = torch.linalg.vector_norm(network - closed, dim=-1) / size
     inside = torch.einsum("smin,irn->smir", network, modes)
     outside = torch.linalg.vector_norm(network - torch.einsum("smir,irn->smin", inside, modes), dim=-1) / size
-    rise = torch.stack([q.loss_increase(d) for row in closed.flatten(0, 1) for q, d in zip(quadratics, row, strict=True)]).view(closed.shape[:-1])
+    rise = torch.stack([_predicted_rises(quadratics, row, steps) for row in beta])
+    scale = measured[..., -1:].abs().clamp_min(torch.finfo(torch.float64).tiny)
     numbers = {
         "beta": beta[:, None].expand(-1, len(steps), -1),
         "first": amplified[..., 0] / beta[:, None],
@@ -102,8 +114,8 @@ def closed_form_tables(
         "network_norm": size,
         "gap": 100 * gap,
         "outside": 100 * outside,
-        "rise": rise,
-        "network_rise": _loss_rise(model, x, y, network),
+        "rise": rise[..., -1],
+        "network_rise": measured[..., -1],
     }
     curves = {f"{name}_curve": Table(np.moveaxis(numbers[name].numpy() / 100, 0, -1), ("steps", "image")) for name in ("gap", "outside")}
     pixels = x.shape[-2:]
@@ -114,21 +126,40 @@ def closed_form_tables(
         "modes": Table(modes.unflatten(-1, pixels).numpy(), over_image),
         "weights": Table(weights.numpy(), over),
         "amplification": Table((amplified / beta[:, None, :, None]).numpy(), over),
+        "path_share": Table(np.array([[t / _taken(m) for t in _checkpoints(m)] for m in steps]), ("steps",)),
+        "path_closed": Table((rise / scale).numpy(), over),
+        "path_network": Table((measured / scale).numpy(), over),
         **perturbation_frames("network", network.unflatten(-1, pixels).numpy(), over),
     }
 
 
-def _raw_ascent(model: nn.Module, x: Tensor, y: Tensor, beta: Tensor, steps: float) -> Tensor:
-    """float64 (strength, image, n): the network's own perturbations after ``steps`` steps of raw gradient ascent of total strength β."""
-    taken = FLOW_STEPS if steps == math.inf else int(steps)
-    copies = len(beta)
+def _taken(steps: float) -> int:
+    """The steps that the network takes."""
+    return FLOW_STEPS if steps == math.inf else int(steps)
+
+
+def _checkpoints(steps: float) -> list[int]:
+    """ALONG + 1 evenly spread step numbers from 0 to the last; an attack of fewer steps repeats some."""
+    return [round(k * _taken(steps) / ALONG) for k in range(ALONG + 1)]
+
+
+def _predicted_rises(quadratics: Sequence[Quadratic], beta: Tensor, steps: Sequence[float]) -> Tensor:
+    """float64 (steps, image, ALONG + 1): the quadratic's loss increase at its own δ after each checkpoint's share of the strength β."""
+    rises = torch.zeros(len(steps), len(quadratics), ALONG + 1, dtype=torch.float64)
+    for i, m in enumerate(steps):
+        for j, (q, b) in enumerate(zip(quadratics, beta.tolist(), strict=True)):
+            for k, t in enumerate(_checkpoints(m)):
+                if t > 0:
+                    share = b * t / _taken(m)
+                    rises[i, j, k] = q.loss_increase(q.infinite_step(share) if m == math.inf else q.multi_step(share / t, t))
+    return rises
+
+
+def _raw_ascent(model: nn.Module, x: Tensor, y: Tensor, beta: Tensor, steps: float) -> tuple[Tensor, Tensor]:
+    """The network's own raw gradient ascent of total strength β: its last perturbation, float64 (strength, image, n), and the loss increase
+    at every checkpoint, float64 (strength, image, ALONG + 1)."""
+    taken, copies = _taken(steps), len(beta)
     attack = create_attack("pgd", model, norm="none", alpha=beta.flatten() / taken, steps=taken)
-    return attack.run(x.repeat(copies, 1, 1, 1), y.repeat(copies)).delta.double().view(copies, len(x), -1)
-
-
-@torch.no_grad()
-def _loss_rise(model: nn.Module, x: Tensor, y: Tensor, delta: Tensor) -> Tensor:
-    """float64, delta's shape without its last axis: L(x + δ) − L(x)."""
-    loss = lambda images: torch.nn.functional.cross_entropy(model(images).double(), y.repeat(len(images) // len(x)), reduction="none")
-    moved = x.flatten(1).repeat(delta[..., 0].numel() // len(x), 1) + delta.flatten(0, -2).to(x.dtype)
-    return (loss(moved.view(-1, *x.shape[1:])).view(-1, len(x)) - loss(x)).view(delta.shape[:-1])
+    run = attack.run(x.repeat(copies, 1, 1, 1), y.repeat(copies), record=True)
+    rises = (run.losses[_checkpoints(steps)] - run.losses[0]).T
+    return run.delta.double().view(copies, len(x), -1), rises.view(copies, len(x), -1)

@@ -104,7 +104,7 @@ function bars(root, view) {
 function lines(root, view) {
   const width = 380, height = 200, { fig, svg, X, Y, m } = frame(root, view, width, height);
   const legend = put(fig, "div", { class: "irw-legend" });
-  const cursor = put(svg, "svg:line", { class: "irw-cursor", y1: m.t, y2: height - m.b });
+  const cursor = view.cursor && put(svg, "svg:line", { class: "irw-cursor", y1: m.t, y2: height - m.b });
   const drawn = view.series.map((q) => {
     const entry = put(legend, "span"), key = put(entry, "svg:svg", { viewBox: "0 0 24 8", width: 24, height: 8, "aria-hidden": "true" });
     const look = { class: "irw-line", style: `stroke:var(--irw-${q.token})`, "stroke-dasharray": q.dash };
@@ -113,17 +113,15 @@ function lines(root, view) {
     return { q, path: put(svg, "svg:path", { ...look, "data-series": q.name }), dot: put(svg, "svg:circle", { r: 4, style: `fill:var(--irw-${q.token})` }) };
   });
   return (tables, at, values) => {
-    const here = X(values[view.cursor]);
-    cursor.setAttribute("x1", here);
-    cursor.setAttribute("x2", here);
-    const said = [];
+    const x = view.xs ? tables[view.xs](at) : view.points, said = [];
     for (const { q, path, dot } of drawn) {
-      const y = tables[q.table](at);
-      const whole = y.length === view.points.length; // between the stops there is one point and no curve
-      path.setAttribute("d", whole ? view.points.map((x, i) => `${i ? "L" : "M"}${X(x).toFixed(1)},${Y(y[i]).toFixed(1)}`).join("") : "");
-      const now = whole ? y[at[view.cursor]] : y[0];
-      dot.setAttribute("cx", here);
+      const y = tables[q.table](at), whole = y.length === x.length; // between the stops of the cursor there is one point and no curve
+      path.setAttribute("d", whole ? Array.from(x, (v, i) => `${i ? "L" : "M"}${X(v).toFixed(1)},${Y(y[i]).toFixed(1)}`).join("") : "");
+      // the point in view: where the cursor's slider stands, or else the end of the curve
+      const here = cursor ? values[view.cursor] : x[x.length - 1], now = !whole ? y[0] : cursor ? y[at[view.cursor]] : y[y.length - 1];
+      dot.setAttribute("cx", X(here));
       dot.setAttribute("cy", Y(now));
+      if (cursor) for (const end of ["x1", "x2"]) cursor.setAttribute(end, X(here));
       said.push(`${q.name} ${digits(now)}`);
     }
     svg.setAttribute("aria-label", `${view.title}: ${said.join(", ")}`);
@@ -175,7 +173,7 @@ function render({ model, el }) {
     }
     return { p, input, shown };
   });
-  const pictures = put(root, "div", { class: "irw-stage" }), charts = put(root, "div", { class: "irw-stage" });
+  const pictures = put(root, "div", { class: "irw-stage" }), charts = put(root, "div", { class: "irw-charts" });
   const redraw = spec.views.map((view) => KINDS[view.kind](view.kind === "picture" ? pictures : charts, view, colours));
   const numbers = put(root, "dl", { class: "irw-numbers" });
   const readouts = spec.readouts.map((r) => {

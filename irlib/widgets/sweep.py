@@ -72,10 +72,21 @@ def bars(title: str, table: str, labels: Sequence[str], baseline: float = 0, tok
     return {"kind": "bars", "title": title, "table": table, "labels": list(labels), "baseline": baseline, "token": token}
 
 
-def lines(title: str, series: Mapping[str, tuple[str, str, str | None]], cursor: str, xlabel: str, log: bool = False) -> dict[str, Any]:
-    """View: curves over the parameter ``cursor``. ``series``: name → (table whose entries are the curve, colour token, dash pattern)."""
-    drawn = [{"name": name, "table": table, "token": token, "dash": dash} for name, (table, token, dash) in series.items()]
-    return {"kind": "lines", "title": title, "series": drawn, "cursor": cursor, "xlabel": xlabel, "log": log}
+Series = Mapping[str, tuple[str, str, str | None]]  # name → (table whose entries are the curve, colour token, dash pattern)
+
+
+def lines(title: str, series: Series, cursor: str, xlabel: str, log: bool = False) -> dict[str, Any]:
+    """View: curves over the stops of the parameter ``cursor``, its position marked."""
+    return {"kind": "lines", "title": title, "series": _series(series), "cursor": cursor, "xlabel": xlabel, "log": log}
+
+
+def path(title: str, series: Series, xs: str, xlabel: str, low: float, high: float) -> dict[str, Any]:
+    """View: curves over the abscissas in table ``xs``, their end marked. The axis runs from ``low`` to ``high``; what lies beyond stops there."""
+    return {"kind": "lines", "title": title, "series": _series(series), "xs": xs, "xlabel": xlabel, "y": plotting.axis([low, high])}
+
+
+def _series(series: Series) -> list[dict[str, Any]]:
+    return [{"name": name, "table": table, "token": token, "dash": dash} for name, (table, token, dash) in series.items()]
 
 
 def _pack(tables: Mapping[str, Table], lengths: Mapping[str, int]) -> tuple[dict, bytes]:
@@ -157,7 +168,9 @@ class Sweep(anywidget.AnyWidget):
         view, tables = dict(view), self._grid.tables
         if view["kind"] == "bars":
             view["y"] = plotting.axis([view["baseline"], *tables[view["table"]].data.ravel()])
-        if view["kind"] == "lines":
+        if "xs" in view:
+            view["x"] = plotting.axis(tables[view["xs"]].data.ravel())
+        elif view["kind"] == "lines":
             view["points"] = [float(v) for v in self._grid.params[view["cursor"]].values]
             view["x"] = plotting.axis(view["points"], log=view.pop("log"), tight=True)
             view["y"] = plotting.axis(np.concatenate([[0.0], *(tables[q["table"]].data.ravel() for q in view["series"])]))

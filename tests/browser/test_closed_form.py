@@ -13,11 +13,11 @@ PAGE = "notebooks/closed-form.html"
 
 
 @pytest.fixture(scope="module")
-def six():
+def shown_images():
     source = load_model("fmnist-resnet14")
     x, y = load_images("fashion-mnist", 10, seed=0)
     right = source(x).argmax(1) == y
-    return source, x[right][:6], y[right][:6]
+    return source, x[right][:5], y[right][:5]
 
 
 def slide(page, **stops):
@@ -33,9 +33,9 @@ def picture(page, k):
     return page.locator(".irw canvas").nth(k).evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
 
 
-@pytest.mark.parametrize(("strength", "steps", "image"), [(0, 0, 0), (4, 3, 0), (4, 6, 2), (8, 6, 5), (2, 5, 3)])
-def test_the_closed_forms_numbers_are_irlibs(open_page, six, strength, steps, image):
-    source, x, y = six
+@pytest.mark.parametrize(("strength", "steps", "image"), [(0, 0, 0), (4, 3, 0), (4, 6, 2), (7, 6, 4), (2, 5, 3)])
+def test_the_closed_forms_numbers_are_irlibs(open_page, shown_images, strength, steps, image):
+    source, x, y = shown_images
     page = open_page(PAGE)
     slide(page, strength=strength, steps=steps, image=image)
     q = Quadratic.at(source, x[image : image + 1], y[image : image + 1])
@@ -54,9 +54,9 @@ def test_the_closed_forms_numbers_are_irlibs(open_page, six, strength, steps, im
 
 
 @pytest.mark.parametrize(("strength", "steps", "image"), [(0, 3, 0), (2, 2, 1), (4, 3, 4)])
-def test_the_networks_numbers_are_irlibs(open_page, six, strength, steps, image):
+def test_the_networks_numbers_are_irlibs(open_page, shown_images, strength, steps, image):
     """Recomputed for one image alone, where the page's came out of a batch: equal to three digits while kinks are few."""
-    source, x, y = (t[image : image + 1] if isinstance(t, torch.Tensor) else t for t in six)
+    source, x, y = (t[image : image + 1] if isinstance(t, torch.Tensor) else t for t in shown_images)
     page = open_page(PAGE)
     slide(page, strength=strength, steps=steps, image=image)
     q = Quadratic.at(source, x, y)
@@ -70,12 +70,32 @@ def test_the_networks_numbers_are_irlibs(open_page, six, strength, steps, image)
     assert shown(page, "outside") == pytest.approx(100 * (outside.norm() / network.norm()).item(), rel=6e-3)
 
 
-def test_the_closed_forms_picture_is_the_perturbation(open_page, six):
+def test_the_trajectory_is_irlibs(open_page, shown_images):
+    """The loss along the way, read off the drawn curves: closed form by the formula, network by recorded steps."""
+    source, x, y = shown_images
+    page = open_page(PAGE)
+    slide(page, strength=4, steps=3, image=1)
+    q, m = Quadratic.at(source, x[1:2], y[1:2]), STEPS[3]
+    beta = STRENGTHS[4] / q.eigenvalues[0].item()
+    run = create_attack("pgd", source, norm="none", alpha=beta / m, steps=m).run(x[1:2], y[1:2], record=True)
+    final = (run.losses[-1] - run.losses[0]).item()
+    expected = {
+        "network": [(loss - run.losses[0]).item() / final for loss in run.losses],
+        "closed form": [0] + [q.loss_increase(q.multi_step(beta / m, t)).item() / final for t in range(1, m + 1)],
+    }
+    for name, values in expected.items():
+        drawn = page.locator(f'path[data-series="{name}"]').get_attribute("d")
+        heights = [float(point.split(",")[1]) for point in drawn[1:].split("L")]
+        bottom, top = heights[0], 8  # the axis runs from 0 to 1.5 between them
+        np.testing.assert_allclose([1.5 * (bottom - h) / (bottom - top) for h in heights], values, atol=0.006)
+
+
+def test_the_closed_forms_picture_is_the_perturbation(open_page, shown_images):
     from irlib.plotting import diverging_colours
 
-    source, x, y = six
+    source, x, y = shown_images
     page = open_page(PAGE)
-    slide(page, strength=6, steps=6, image=1)
+    slide(page, strength=5, steps=6, image=1)
     q = Quadratic.at(source, x[1:2], y[1:2])
     delta = q.infinite_step(1.0 / q.eigenvalues[0].item()).numpy()
     levels = np.rint(127.5 + 127.5 * delta / np.abs(delta).max()).astype(int)
@@ -103,7 +123,7 @@ def test_each_slider_moves_what_it_should(open_page):
 
 def test_a_link_restores_its_state(open_page, base):
     page = open_page(PAGE)
-    slide(page, strength=7, steps=6, image=3)
+    slide(page, strength=6, steps=6, image=3)
     norm = shown(page, "norm")
     href = page.get_by_role("link", name="Link to this state").get_attribute("href")
     assert href == "#strength=1.4&steps=inf&image=3"
