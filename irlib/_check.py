@@ -55,12 +55,14 @@ def like_model(x: Tensor, model: nn.Module, name: str = "x") -> None:
         raise ValueError(f"{name} is on {x.device} but the model is on {weight.device}: move one of them")
 
 
-def labels(y: Tensor, batch: int, classes: int) -> None:
-    """int64 labels of shape (batch,), each a class of the model."""
+def labels(y: Tensor, x: Tensor, classes: int) -> None:
+    """int64 labels of shape (len(x),) on x's device, each a class of the model."""
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         raise TypeError(f"y must be an int64 tensor of labels, got {getattr(y, 'dtype', type(y).__name__)}")
-    if y.shape != (batch,):
-        raise ValueError(f"y must have shape ({batch},), one label an image, got {tuple(y.shape)}")
+    if y.shape != (len(x),):
+        raise ValueError(f"y must have shape ({len(x)},), one label an image, got {tuple(y.shape)}")
+    if y.device != x.device:
+        raise ValueError(f"y is on {y.device} but the images are on {x.device}: move one of them")
     if int(y.min()) < 0 or int(y.max()) >= classes:
         raise ValueError(f"labels must lie in 0 … {classes - 1} for a model of {classes} logits, got {int(y.min())} … {int(y.max())}")
 

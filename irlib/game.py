@@ -62,7 +62,7 @@ class AttackGame:
         with torch.no_grad():
             clean, self._bytes_per_image = _measured(model, x[:1])
             _check.logits(clean, 1)
-            _check.labels(y, len(x), clean.shape[1])
+            _check.labels(y, x, clean.shape[1])
             self.chunk = chunk or max(1, _budget(x.device) // self._bytes_per_image)
             self._rival = self._rivals() if utility == "margin" else y
             self._empty = self._utilities(torch.zeros(1, 1, self.n, dtype=torch.bool, device=x.device))

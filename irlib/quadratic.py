@@ -62,7 +62,7 @@ class Quadratic:
         if len(x) != 1:
             raise ValueError(f"Quadratic.at takes one image (1, channels, height, width), got {tuple(x.shape)}: loop over the images")
         z, w = _logit_gradients(copy.deepcopy(model).double(), x.detach().double())
-        _check.labels(y, 1, len(z))
+        _check.labels(y, x, len(z))
         p = z.softmax(0)
         w = w - w[:, y]
         g = w @ p

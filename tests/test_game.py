@@ -151,6 +151,8 @@ def test_bad_input_is_refused_by_name(network, x, y):
         (dict(y=-1 - y), ValueError, "labels"),
         (dict(y=y[:2]), ValueError, "y must have shape"),
         (dict(y=y.float()), TypeError, "int64"),
+        (dict(y=y.to("meta")), ValueError, "y is on meta but the images are on cpu"),
+        (dict(model=make_network().to("meta")), ValueError, "x is on cpu but the model is on meta"),
         (dict(grid=7), ValueError, "larger than the 6×6 image"),
         (dict(grid=0), ValueError, "grid"),
         (dict(utility="cr"), ValueError, "did you mean 'ce'"),

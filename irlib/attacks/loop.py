@@ -96,7 +96,7 @@ class Attack:
         with torch.no_grad():
             clean = self.model(x[:1])
         _check.logits(clean, 1)
-        _check.labels(y, len(x), clean.shape[1])
+        _check.labels(y, x, clean.shape[1])
         x, alpha = x.detach(), self._step_size(x)
         delta = self.projection.start(x, torch.Generator().manual_seed(self.seed)) if self.random_start else torch.zeros_like(x)
         deltas, state = [delta], None
