@@ -46,7 +46,7 @@ notebooks: install
 
 cold: install
 	rm -rf _build
-	$(BIN)/jupyter-book build . -n -W --keep-going
+	$(MAKE) html
 
 browser: install
 	$(BIN)/python -m pytest tests/browser

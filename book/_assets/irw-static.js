@@ -56,7 +56,8 @@
     style(model.get("_css"));
     await module.default.render({ model, el });
     // what a reader without scripts is shown is also what a printer gets
-    const next = el.closest(".cell_output")?.querySelector("noscript.irw-fallback");
+    const fallbacks = [...(el.closest(".cell_output")?.querySelectorAll("noscript.irw-fallback") ?? [])];
+    const next = fallbacks.find((n) => el.compareDocumentPosition(n) & Node.DOCUMENT_POSITION_FOLLOWING); // a cell may show several widgets
     if (next) el.after(Object.assign(document.createElement("div"), { className: "irw-print", innerHTML: next.textContent }));
   }
   async function start() {

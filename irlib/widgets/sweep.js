@@ -157,18 +157,18 @@ function render({ model, el }) {
     if (!still && p.open) {
       // with a kernel, a value between the slider's stops: Python computes that point
       const free = put(row, "input", { type: "number", step: "any", "aria-label": `${p.label}, any value`, placeholder: "any", "data-lm-suppress-shortcuts": "true" });
-      const ask = () => {
+      free.addEventListener("change", () => {
         if (free.value === "") return;
         model.set("wanted", { ...model.get("wanted"), [p.name]: +free.value });
         model.save_changes();
-      };
-      free.addEventListener("change", ask);
+      });
       free.addEventListener("keydown", (e) => {
-        // JupyterLab would take Enter for itself, and the box would never change
+        // JupyterLab would take Enter for itself; leaving the box is what makes it change, once
         if (e.key !== "Enter") return;
         e.preventDefault();
         e.stopPropagation();
-        ask();
+        free.blur();
+        free.focus();
       });
     }
     return { p, input, shown };
@@ -202,7 +202,6 @@ function render({ model, el }) {
     for (const { r, value } of readouts) value.textContent = digits(tables[r.table](at)[0]) + (r.unit ?? "");
     live.textContent = rows.map(({ p, shown }) => `${p.label} ${shown.textContent}`).join(", ") + ": " + readouts.map(({ r, value }) => `${r.label} ${value.textContent}`).join(", ");
     if (link) link.href = "#" + rows.map(({ p }) => `${p.name}=${encodeURIComponent(p.keys[at[p.name]])}`).join("&");
-    root.dataset.at = JSON.stringify(at);
   }
   function fromAddress() {
     const asked = new URLSearchParams(location.hash.slice(1)), changes = {};

@@ -55,7 +55,7 @@ def read(name: str, folder: Path = WEIGHTS) -> dict[str, Tensor]:
 
 
 def trained(name: str, folder: Path = WEIGHTS) -> torch.nn.Module:
-    """The network ``name`` with its stored weights, in eval mode; pixels normalised as in training."""
+    """The network ``name`` with its stored weights, in eval mode; `irlib.load_model` puts the normalisation before it."""
     network = ARCHITECTURES[name]()
     network.load_state_dict(read(name, folder))
     return network.eval()
