@@ -1,6 +1,6 @@
 """The small Fashion-MNIST networks, in the roles of the paper's: ReLU, BatchNorm, 1×28×28 in, ten logits out.
 
-All but the squeeze-and-excitation one, whose gates are sigmoids, are piecewise linear in their input (convolution, affine, ReLU, max- and
+All but the squeeze-and-excitation one, whose gates are sigmoids, and the IA one, whose activations are Softplus, are piecewise linear in their input (convolution, affine, ReLU, max- and
 average pooling), so that inside one linear region the Hessian of the cross-entropy is exactly W̃(diag p − ppᵀ)W̃ᵀ (`irlib.quadratic`).
 Where torchvision has the block, it is torchvision's own: whatever finds residual branches, dense layers or Inception branches in its networks
 finds them here.
@@ -14,6 +14,8 @@ from torchvision.models.densenet import _DenseBlock, _Transition
 from torchvision.models.googlenet import BasicConv2d, Inception
 from torchvision.models.resnet import BasicBlock
 from torchvision.ops import SqueezeExcitation
+
+from irlib.surgery import Smoothed
 
 CLASSES = 10
 
@@ -123,16 +125,76 @@ def inception_resnet(blocks: int = 3) -> nn.Module:
     return _averaged(layers, inputs)
 
 
+class DualPath(nn.Module):
+    """A bottleneck of grouped convolutions whose first ``channels`` outputs are added to the shortcut and whose last ``growth`` are appended."""
+
+    def __init__(self, inputs: int, channels: int, width: int, growth: int, groups: int = 4):
+        super().__init__()
+        self.channels = channels
+        self.branch = nn.Sequential(
+            *_conv_bn_relu(inputs, width, 1), nn.Conv2d(width, width, 3, padding=1, groups=groups, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        )
+        self.join = nn.Sequential(nn.Conv2d(width, channels + growth, 1, bias=False), nn.BatchNorm2d(channels + growth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        added, appended = self.join(self.branch(x)).tensor_split([self.channels], 1)
+        return torch.cat([(x[:, : self.channels] + added).relu(), x[:, self.channels :], appended.relu()], 1)
+
+
+def dpn(blocks: int = 3, growth: int = 8) -> nn.Module:
+    """``blocks`` dual-path blocks at 14×14 (32 residual channels) and as many at 7×7 (64), with a strided convolution before each."""
+    layers: list[nn.Module] = []
+    inputs = 1
+    for channels in (32, 64):
+        layers += _conv_bn_relu(inputs, channels, stride=2)
+        for block in range(blocks):
+            layers.append(DualPath(channels + block * growth, channels, channels + channels // 4, growth))
+        inputs = channels + blocks * growth
+    return _averaged(layers, inputs)
+
+
+class OneVsAll(nn.Module):
+    """The FD attack's network (M11): for each class a two-layer network of its own that tells it from the rest, on ``body``'s features.
+
+    ``body`` is the front of a trained network and stays as it is. The heads read its features averaged over 2×2 pixels. Their outputs z_i are
+    the logits of ten separate questions: σ(z_i) is the probability that the image is of class i.
+    """
+
+    def __init__(self, body: nn.Module, features: int, hidden: int = 16):
+        super().__init__()
+        self.body = body.requires_grad_(False)
+        self.pool = nn.Sequential(nn.AvgPool2d(2), nn.Flatten())
+        self.first = nn.Linear(features, CLASSES * hidden)
+        self.second = nn.Conv1d(CLASSES * hidden, CLASSES, 1, groups=CLASSES)  # a group is a class: no head sees another's hidden units
+        self.relu = nn.ReLU()
+
+    def train(self, mode: bool = True) -> "OneVsAll":
+        super().train(mode)
+        self.body.eval()
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.relu(self.first(self.pool(self.body(x))))[..., None])[..., 0]
+
+
 ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {
     "fmnist-alexnet": alexnet,
     "fmnist-densenet22": lambda: densenet(3, growth=12),
     "fmnist-densenet40": lambda: densenet(6, growth=10),
+    "fmnist-dpn": dpn,
     "fmnist-inception3": lambda: inception(1, width=32),
+    "fmnist-inception3-ens3": lambda: inception(1, width=32),
     "fmnist-inception4": lambda: inception(2, width=24),
     "fmnist-inception-resnet": inception_resnet,
     "fmnist-mlp": mlp,
     "fmnist-resnet14": lambda: resnet(2),
+    "fmnist-resnet14-adv2": lambda: resnet(2),
+    "fmnist-resnet14-adv4": lambda: resnet(2),
+    "fmnist-resnet14-adv8": lambda: resnet(2),
+    "fmnist-resnet14-fd": lambda: OneVsAll(resnet(2)[:7], 24 * 7 * 7),
+    "fmnist-resnet14-ia": lambda: Smoothed(resnet(2), beta=20),
     "fmnist-resnet26": lambda: resnet(4, widths=(8, 16, 32)),
     "fmnist-seresnet": lambda: resnet(2, block=SEBasicBlock),
     "fmnist-vgg": vgg,
+    "fmnist-vgg-fd": lambda: OneVsAll(vgg()[:13], 40 * 7 * 7),
 }

@@ -5,7 +5,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,11 @@ from torchvision.datasets import FashionMNIST
 from torchvision.datasets.mnist import read_image_file, read_label_file
 from tqdm import tqdm
 
+from irlib.data import load_images
 from irlib.models import FASHION_MEAN, FASHION_STD, Normalized
 from irlib.zoo import store
 from irlib.zoo.architectures import ARCHITECTURES
+from irlib.zoo.objectives import Classify, Intrinsic, OneVsRest, Resist, ResistEnsemble
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # the package dataset-fashion-mnist
 BATCH = 128
@@ -27,13 +29,28 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between networks: passes over the training images, and the learning rate at the top of its cycle."""
+    """How a network is trained: what for, passes over the training images, the learning rate at the top of its cycle.
 
+    ``base`` names the network whose weights it starts from; ``static`` those of which another copy is trained first, to be attacked.
+    """
+
+    objective: Classify = Classify()
     epochs: int = 8
     lr: float = 0.1
+    base: str | None = None
+    static: tuple[str, ...] = ()
 
 
-RECIPES = {"fmnist-mlp": Recipe(epochs=20, lr=0.05)}
+RECIPES = {name: Recipe() for name in ARCHITECTURES} | {
+    "fmnist-inception3-ens3": Recipe(ResistEnsemble(), static=("fmnist-alexnet", "fmnist-densenet22", "fmnist-inception3")),
+    "fmnist-mlp": Recipe(epochs=20, lr=0.05),
+    "fmnist-resnet14-adv2": Recipe(Resist(2 / 255), epochs=6),
+    "fmnist-resnet14-adv4": Recipe(Resist(4 / 255), epochs=6),
+    "fmnist-resnet14-adv8": Recipe(Resist(8 / 255), epochs=6),
+    "fmnist-resnet14-fd": Recipe(OneVsRest(), epochs=3, lr=0.02, base="fmnist-resnet14"),
+    "fmnist-resnet14-ia": Recipe(Intrinsic(weight=1e-3), epochs=1, lr=0.001, base="fmnist-resnet14"),
+    "fmnist-vgg-fd": Recipe(OneVsRest(), epochs=3, lr=0.02, base="fmnist-vgg"),
+}
 
 
 def fashion_mnist(split: str, root: Path | None = None) -> tuple[Tensor, Tensor]:
@@ -64,12 +81,6 @@ def _augment(x: Tensor, generator: torch.Generator) -> Tensor:
     return F.pad(x, (2, 2, 2, 2))[torch.arange(n)[:, None, None], 0, rows, cols][:, None]
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 500) -> float:
-    """The fraction of images whose largest logit is their label's."""
-    return torch.cat([model(part).argmax(1) for part in x.split(batch)]).eq(y).float().mean().item()
-
-
 def train(
     name: str,
     folder: Path = store.WEIGHTS,
@@ -81,16 +92,22 @@ def train(
     """Train ``name`` from ``seed`` (SGD, Nesterov momentum 0.9, one cosine cycle), store it and return its manifest entry.
 
     A checkpoint follows every epoch; started again, training goes on from the last one and gives the same weights, since each epoch's
-    shuffling and augmentation are drawn from a generator of their own.
+    shuffling, augmentation and attacks are drawn from a generator of their own.
+
+    Raises FileNotFoundError where the network starts from another that is not in ``folder``.
     """
-    recipe = RECIPES.get(name, Recipe())
+    recipe = RECIPES[name]
     epochs = epochs or recipe.epochs
+    objective = replace(recipe.objective, static=_static(recipe.static, data, seed, max(1, epochs // 2), checkpoints)) if recipe.static else recipe.objective
     images, labels = fashion_mnist("train", data)
     images = images[:, None]
     torch.manual_seed(seed)
-    model = Normalized(ARCHITECTURES[name](), FASHION_MEAN, FASHION_STD)
-    model.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(model.parameters(), lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    network = ARCHITECTURES[name]()
+    if recipe.base:
+        _start_from(network, store.read(recipe.base, folder))
+    model = Normalized(network, FASHION_MEAN, FASHION_STD).to(memory_format=torch.channels_last)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     batches = len(images) // BATCH
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=epochs * batches)
     path, first, seconds = checkpoints / f"{name}-{seed}-{epochs}.pt", 0, 0.0
@@ -105,8 +122,8 @@ def train(
         model.train()
         bar = tqdm(torch.randperm(len(images), generator=generator)[: batches * BATCH].split(BATCH), desc=f"{name} {epoch + 1}/{epochs}")
         for chosen in bar:
-            x = _augment(images[chosen].float() / 255, generator)
-            loss = F.cross_entropy(model(x.contiguous(memory_format=torch.channels_last)), labels[chosen])
+            x = _augment(images[chosen].float() / 255, generator).contiguous(memory_format=torch.channels_last)
+            loss = objective.loss(model, x, labels[chosen], generator)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -118,22 +135,41 @@ def train(
         parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
         torch.save({key: part.state_dict() for key, part in parts.items()} | {"epochs": epoch + 1, "seconds": seconds}, partial)
         partial.replace(path)
-    state = store.halved(name, model.network.state_dict())
-    model.network.load_state_dict(state)  # judged as readers get it, after rounding to float16
+    state = store.halved(name, network.state_dict())
+    network.load_state_dict(state)  # judged as readers get it, after rounding to float16
+    model.eval().requires_grad_(False)
     x, y = fashion_mnist("test", data)
     facts = {
         "dataset": "Fashion-MNIST (60,000 training images)",
-        "test_accuracy": round(accuracy(model.eval(), x[:, None].float() / 255, y), 4),
+        "test": objective.figures(model, x[:, None].float() / 255, y),
+        "bundled": objective.figures(model, *load_images("fashion-mnist")),
         "parameters": sum(p.numel() for p in model.parameters()),
         "multiply_adds": multiply_adds(model),
-        "command": f"python -m irlib.zoo train {name} --seed {seed} --epochs {epochs}",
+        "command": f"python -m irlib.zoo train {name} --seed {seed} --epochs {epochs} --threads {torch.get_num_threads()}",
         "seed": seed,
         "epochs": epochs,
-        "minutes": round(seconds / 60, 1),
-        "device": f"cpu, {torch.get_num_threads()} threads",
+        "hours": round(seconds / 3600, 3),
+        "device": "cpu",
         "versions": {"python": platform.python_version()} | {m.__name__: m.__version__ for m in (torch, torchvision, np)},
     }
+    if recipe.base:
+        facts["base"] = {"name": recipe.base, "sha256": store.manifest(folder)[recipe.base]["sha256"]}
     return store.write(name, state, facts, folder)
+
+
+def _start_from(network: nn.Module, base: dict[str, Tensor]) -> None:
+    """Put the weights ``base`` into ``network``, or into the part of it that is the base network's (see `OneVsAll`, `Smoothed`)."""
+    part = getattr(network, "body", network)
+    part.load_state_dict({key: base[key] for key in part.state_dict()})
+
+
+def _static(names: tuple[str, ...], data: Path | None, seed: int, epochs: int, checkpoints: Path) -> list[nn.Module]:
+    """Networks of the architectures ``names``, trained from another seed and kept among the checkpoints: nobody else's source."""
+    folder = checkpoints / f"static-{seed + 1}"
+    for name in names:
+        if name not in store.manifest(folder):
+            train(name, folder, data, seed + 1, epochs, checkpoints)
+    return [Normalized(store.trained(name, folder), FASHION_MEAN, FASHION_STD).eval().requires_grad_(False) for name in names]
 
 
 def multiply_adds(model: nn.Module) -> int:
