@@ -20,9 +20,7 @@ class Normalized(nn.Module):
     ``layers`` are the places that some methods need in it (`irlib.zoo.layers`), where they are known.
     """
 
-    def __init__(
-        self, network: nn.Module, mean: Sequence[float], std: Sequence[float], size: int | None = None, layers: Layers | None = None
-    ):
+    def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], size: int | None = None, layers: Layers | None = None):
         super().__init__()
         self.network = network
         self.size = size

@@ -95,7 +95,7 @@ class Smoothed(nn.Module):
         self.body = body
         self.beta = beta
         self.scales = () if residual_scale == 1 else _one_each(residual_scale, len(residual_branches(body)))
-        self.train(body.training)
+        self.training = body.training
 
     def forward(self, x: Tensor) -> Tensor:
         branches = residual_branches(self.body).values() if self.scales else ()

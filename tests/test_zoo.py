@@ -1,6 +1,8 @@
 """Weights, their manifest, training that resumes, and the images."""
 
+import hashlib
 import json
+import re
 import shutil
 
 import numpy as np
@@ -8,11 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import load_file
 
 from irlib import Quadratic, data, list_models, load_images, load_model
+from irlib.surgery import residual_branches
 from irlib.zoo import __main__ as command
-from irlib.zoo import store, train
+from irlib.zoo import cast, imagenet, measure, store, train
 from irlib.zoo.architectures import ARCHITECTURES
+from irlib.zoo.objectives import accuracy, robust_accuracy
 
 ZOO = sorted(store.manifest())
 
@@ -20,7 +25,8 @@ ZOO = sorted(store.manifest())
 @pytest.mark.parametrize("name", ZOO)
 def test_accuracy_on_the_bundled_images_is_the_manifests(name):
     model, (x, y) = load_model(name), load_images("fashion-mnist")
-    found, stated = train.accuracy(model, x, y), store.manifest()[name]["test_accuracy"]
+    found, stated = accuracy(model, x, y), store.manifest()[name]["test"]["accuracy"]
+    assert found == pytest.approx(store.manifest()[name]["bundled"]["accuracy"], abs=measure.TOLERANCE)
     assert abs(found - stated) < 3 * (stated * (1 - stated) / len(x)) ** 0.5  # 1,000 of the 10,000 images it was stated for
     assert stated >= (0.84 if name == "fmnist-mlp" else 0.88)
 
@@ -30,13 +36,13 @@ def test_networks_keep_to_their_budgets_and_say_what_they_cost(name):
     facts, model = store.manifest()[name], load_model(name)
     assert facts["parameters"] == sum(p.numel() for p in model.parameters()) <= 400_000
     assert facts["multiply_adds"] == train.multiply_adds(model) <= 12_000_000
-    assert facts["minutes"] <= 10
+    assert facts["hours"] <= 0.5
     assert {"sha256", "command", "seed", "versions", "device"} <= facts.keys()
 
 
 @pytest.mark.parametrize("name", ZOO)
 def test_networks_are_piecewise_linear_as_their_docstring_says(name):
-    """Off the kinks that black backgrounds sit on, the Hessian is the low-rank one; the sigmoid gates of one network add to it."""
+    """Off the kinks that black backgrounds sit on, the Hessian is the low-rank one; sigmoid gates and Softplus add to it."""
     x, y = load_images("fashion-mnist", 1, seed=3)
     x = (x + 1e-3 * torch.rand(x.shape, generator=torch.Generator().manual_seed(0))).clamp(max=1)
     q = Quadratic.at(load_model(name), x, y)
@@ -48,7 +54,97 @@ def test_networks_are_piecewise_linear_as_their_docstring_says(name):
     low_rank = q.gradient(d) - q.g
     apart = float((exact.flatten() - low_rank).norm() / exact.norm())
     assert torch.allclose(q.g, g.flatten(), rtol=1e-9, atol=1e-12)
-    assert (apart > 1e-3) if name == "fmnist-seresnet" else (apart < 1e-9), apart
+    assert (apart > 1e-3) if name in ("fmnist-seresnet", "fmnist-resnet14-ia") else (apart < 1e-9), apart
+
+
+def test_the_zoo_is_complete_and_small():
+    assert set(ZOO) == ARCHITECTURES.keys() == train.RECIPES.keys() == cast.ROLES.keys()
+    files = sorted(store.WEIGHTS.glob("*.safetensors"))
+    assert {f.stem for f in files} == set(ZOO)
+    assert sum(f.stat().st_size for f in files) <= 12_000_000
+    for name in ZOO:
+        assert all(t.dtype in (torch.float16, torch.int64) for t in load_file(store.WEIGHTS / f"{name}.safetensors").values())
+
+
+@pytest.mark.parametrize("name", [n for n in ZOO if not n.endswith("-fd")])
+def test_the_places_that_methods_look_at_are_there(name):
+    model, order = load_model(name), []
+    for place in ("fi", "il", "aa", "linbp"):
+        module = model.get_submodule(getattr(model.layers, place))
+        module.register_forward_hook(lambda _m, _i, out, place=place: order.append(place))
+    model(torch.rand(1, 1, 28, 28))
+    assert set(order) == {"fi", "il", "aa", "linbp"}
+    blocks = [key for key, _ in model.named_modules() if re.fullmatch(model.layers.blocks, key)]
+    assert len(blocks) >= 2
+    if name not in ("fmnist-alexnet", "fmnist-mlp", "fmnist-vgg") and "inception3" not in name and "inception4" not in name:
+        assert blocks == list(residual_branches(model))
+
+
+def test_altered_networks_keep_what_they_stand_on():
+    for name in ("fmnist-resnet14-fd", "fmnist-vgg-fd"):
+        base, network = store.trained(store.manifest()[name]["base"]["name"]), store.trained(name)
+        for key, value in network.body.state_dict().items():
+            assert value.equal(base.state_dict()[key])
+        assert not any(p.requires_grad for p in network.body.parameters())
+        network.train()
+        assert not network.body.training
+    for name in ("fmnist-resnet14-fd", "fmnist-resnet14-ia", "fmnist-vgg-fd"):
+        base = store.manifest()[name]["base"]
+        assert base["sha256"] == store.manifest()[base["name"]]["sha256"]
+    ia = store.manifest()["fmnist-resnet14-ia"]
+    assert ia["test"]["accuracy"] >= store.manifest()["fmnist-resnet14"]["test"]["accuracy"] - 0.02
+    assert ia["test"]["divergence"]["mean"] < ia["base"]["test"]["divergence"]["mean"]
+
+
+def test_no_head_of_fd_sees_anothers_hidden_units():
+    network = store.trained("fmnist-vgg-fd")
+    with torch.no_grad():
+        network.first.weight[3 * 16 : 4 * 16] += 1  # class 3's hidden units
+    x = torch.rand(4, 1, 28, 28)
+    assert (network(x) != store.trained("fmnist-vgg-fd")(x)).all(0).nonzero().flatten().tolist() == [3]
+
+
+def test_secured_networks_resist_what_fells_the_plain_one():
+    facts = store.manifest()
+    for name in ("fmnist-resnet14-adv2", "fmnist-resnet14-adv4", "fmnist-resnet14-adv8", "fmnist-inception3-ens3"):
+        robust = [facts[name]["test"]["robust_accuracy"][f"{level}/255"] for level in (2, 4, 8)]
+        assert facts[name]["test"]["accuracy"] > robust[0] > robust[1] > robust[2] > 0.5
+    x, y = load_images("fashion-mnist", 100)
+    assert robust_accuracy(load_model("fmnist-resnet14"), x, y, 8 / 255) < 0.1
+    assert robust_accuracy(load_model("fmnist-resnet14-adv8"), x, y, 8 / 255) > 0.7
+
+
+def test_list_prints_the_whole_cast(capsys):
+    command.main(["list"])
+    printed = capsys.readouterr().out
+    for name in [*ZOO, *imagenet.IMAGENET, *imagenet.OFFLINE]:
+        assert re.search(rf"^{name} ", printed, re.M)
+    for role in ("RN-152", "SE-154", "DPN-68", "IncV3 ens4"):
+        assert role in printed
+
+
+def test_verify_finds_the_stored_networks_right_and_an_exchanged_one_wrong(tmp_path, capsys):
+    with pytest.raises(SystemExit) as status:
+        command.main(["verify", "fmnist-mlp", "fmnist-vgg-fd"])
+    assert status.value.code == 0
+    assert "fmnist-mlp: {'accuracy': 0.8" in capsys.readouterr().out
+    shutil.copytree(store.WEIGHTS, tmp_path, dirs_exist_ok=True)
+    state = store.read("fmnist-mlp", tmp_path)
+    store.write(
+        "fmnist-mlp",
+        store.halved("m", {k: v * 0.5 if k == "1.weight" else v for k, v in state.items()}),
+        store.manifest()["fmnist-mlp"] | {"sha256": None},
+        tmp_path,
+    )
+    written = store.manifest(tmp_path)
+    written["fmnist-mlp"]["sha256"] = hashlib.sha256((tmp_path / "fmnist-mlp.safetensors").read_bytes()).hexdigest()
+    (tmp_path / store.MANIFEST).write_text(json.dumps(written))
+    assert not measure.verify(["fmnist-mlp", "fmnist-vgg-fd"], tmp_path)
+    printed = capsys.readouterr().out
+    assert re.search(r"fmnist-mlp: found .* the manifest says .*DIFFERENT", printed)
+    (tmp_path / "fmnist-mlp.safetensors").write_bytes(b"")
+    assert not measure.verify(["fmnist-mlp"], tmp_path)
+    assert "fmnist-mlp.safetensors is damaged" in capsys.readouterr().out
 
 
 def test_multiply_adds_are_counted_by_hand():
@@ -115,7 +211,7 @@ def test_training_resumes_where_it_was_stopped_and_gives_the_same_weights(tmp_pa
     torch.manual_seed(99)
     resumed = train.train("fmnist-mlp", tmp_path / "cut", epochs=3, checkpoints=tmp_path / "b")
     assert resumed["sha256"] == whole["sha256"]
-    assert whole["test_accuracy"] > 0.2  # twelve steps from chance, 0.1
+    assert whole["test"]["accuracy"] > 0.2  # twelve steps from chance, 0.1
     assert train.train("fmnist-mlp", tmp_path / "other", seed=1, epochs=3, checkpoints=tmp_path / "c")["sha256"] != whole["sha256"]
 
 
@@ -124,7 +220,7 @@ def test_the_command_trains_and_refuses_what_it_does_not_know(tmp_path, monkeypa
     command.main(["train", "fmnist-mlp", "--epochs", "1", "--out", str(tmp_path / "w")])
     entry = json.loads(capsys.readouterr().out)
     assert entry == store.manifest(tmp_path / "w")["fmnist-mlp"]
-    assert entry["command"] == "python -m irlib.zoo train fmnist-mlp --seed 0 --epochs 1"
+    assert entry["command"] == f"python -m irlib.zoo train fmnist-mlp --seed 0 --epochs 1 --threads {torch.get_num_threads()}"
     for words, said in [(["fmnist-vvg"], "did you mean 'fmnist-vgg'"), (["fmnist-mlp", "--epochs", "0"], "must be a whole number ≥ 1, got 0")]:
         with pytest.raises(SystemExit, match="2"):
             command.main(["train", *words])
@@ -146,7 +242,7 @@ def test_the_augmentation_flips_and_shifts_and_nothing_else():
 
 
 def test_names_are_listed_and_unknown_ones_get_the_nearest():
-    assert list_models() == [*ZOO, "imagenet-lite0", "imagenet-lite1", "imagenet-lite2"]
+    assert list_models() == [*ZOO, "imagenet-lite0", "imagenet-lite1", "imagenet-lite2", *sorted(imagenet.IMAGENET)]
     assert {"fmnist-mlp", "fmnist-resnet14", "fmnist-vgg"} <= set(ZOO)
     with pytest.raises(ValueError, match=r"unknown model 'fmnist-resnet'; did you mean .*'fmnist-resnet14'"):
         load_model("fmnist-resnet")

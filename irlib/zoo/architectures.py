@@ -1,7 +1,8 @@
 """The small Fashion-MNIST networks, in the roles of the paper's: ReLU, BatchNorm, 1×28×28 in, ten logits out.
 
-All but the squeeze-and-excitation one, whose gates are sigmoids, and the IA one, whose activations are Softplus, are piecewise linear in their input (convolution, affine, ReLU, max- and
-average pooling), so that inside one linear region the Hessian of the cross-entropy is exactly W̃(diag p − ppᵀ)W̃ᵀ (`irlib.quadratic`).
+All but the squeeze-and-excitation one, whose gates are sigmoids, and the IA one, whose activations are Softplus, are piecewise linear in
+their input (convolution, affine, ReLU, max- and average pooling), so that inside one linear region the Hessian of the cross-entropy is exactly
+W̃(diag p − ppᵀ)W̃ᵀ (`irlib.quadratic`).
 Where torchvision has the block, it is torchvision's own: whatever finds residual branches, dense layers or Inception branches in its networks
 finds them here.
 """

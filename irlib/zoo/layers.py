@@ -76,6 +76,8 @@ IMAGENET = {
     "imagenet-resnet34": Layers("layer3", "layer2.3", "layer2", "layer3.1", IMAGENET_RESNET, published=("il", "fi", "aa", "linbp")),
     "imagenet-resnet152": Layers("layer3", "layer2.7", "layer2", "layer3.1", IMAGENET_RESNET, published=("il", "fi", "aa", "linbp")),
     "imagenet-senet154": Layers("layer3", "layer2.7", "layer2", "layer3.1", IMAGENET_RESNET),
-    "imagenet-vgg16": Layers("features.15", "features.15", "features.15", "features.18", r"features\.(1|3|6|8|11|13|15|18|20|22|25|27|29)", published=("fi",)),
+    "imagenet-vgg16": Layers(
+        "features.15", "features.15", "features.15", "features.18", r"features\.(1|3|6|8|11|13|15|18|20|22|25|27|29)", published=("fi",)
+    ),
 }
 LAYERS = FASHION | IMAGENET

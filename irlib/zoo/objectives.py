@@ -114,7 +114,9 @@ class Intrinsic(Classify):
 
     def figures(self, model: nn.Module, x: Tensor, y: Tensor, probes: int = 8) -> dict:
         generator = torch.Generator().manual_seed(0)
-        estimates = torch.cat([divergence(model, a, b, probes, generator).detach() for a, b in zip(x[:1000].split(100), y[:1000].split(100), strict=True)])
+        estimates = torch.cat(
+            [divergence(model, a, b, probes, generator).detach() for a, b in zip(x[:1000].split(100), y[:1000].split(100), strict=True)]
+        )
         mean = estimates.mean(1)
         return super().figures(model, x, y) | {
             "divergence": {

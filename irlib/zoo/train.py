@@ -48,7 +48,7 @@ RECIPES = {name: Recipe() for name in ARCHITECTURES} | {
     "fmnist-resnet14-adv4": Recipe(Resist(4 / 255), epochs=6),
     "fmnist-resnet14-adv8": Recipe(Resist(8 / 255), epochs=6),
     "fmnist-resnet14-fd": Recipe(OneVsRest(), epochs=3, lr=0.02, base="fmnist-resnet14"),
-    "fmnist-resnet14-ia": Recipe(Intrinsic(weight=1e-3), epochs=1, lr=0.001, base="fmnist-resnet14"),
+    "fmnist-resnet14-ia": Recipe(Intrinsic(weight=1e-4), epochs=1, lr=0.001, base="fmnist-resnet14"),
     "fmnist-vgg-fd": Recipe(OneVsRest(), epochs=3, lr=0.02, base="fmnist-vgg"),
 }
 
@@ -98,14 +98,20 @@ def train(
     """
     recipe = RECIPES[name]
     epochs = epochs or recipe.epochs
-    objective = replace(recipe.objective, static=_static(recipe.static, data, seed, max(1, epochs // 2), checkpoints)) if recipe.static else recipe.objective
+    objective = (
+        replace(recipe.objective, static=_static(recipe.static, data, seed, max(1, epochs // 2), checkpoints)) if recipe.static else recipe.objective
+    )
     images, labels = fashion_mnist("train", data)
     images = images[:, None]
     torch.manual_seed(seed)
     network = ARCHITECTURES[name]()
+    test = _test_images(data)
+    model = Normalized(network, FASHION_MEAN, FASHION_STD).to(memory_format=torch.channels_last)
+    basis = {}
     if recipe.base:
         _start_from(network, store.read(recipe.base, folder))
-    model = Normalized(network, FASHION_MEAN, FASHION_STD).to(memory_format=torch.channels_last)
+        sha256 = store.manifest(folder)[recipe.base]["sha256"]
+        basis = {"base": {"name": recipe.base, "sha256": sha256, "test": objective.figures(model.eval(), *test)}}  # before training
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(learning, lr=recipe.lr, momentum=0.9, nesterov=True, weight_decay=5e-4)
     batches = len(images) // BATCH
@@ -138,10 +144,9 @@ def train(
     state = store.halved(name, network.state_dict())
     network.load_state_dict(state)  # judged as readers get it, after rounding to float16
     model.eval().requires_grad_(False)
-    x, y = fashion_mnist("test", data)
     facts = {
         "dataset": "Fashion-MNIST (60,000 training images)",
-        "test": objective.figures(model, x[:, None].float() / 255, y),
+        "test": objective.figures(model, *test),
         "bundled": objective.figures(model, *load_images("fashion-mnist")),
         "parameters": sum(p.numel() for p in model.parameters()),
         "multiply_adds": multiply_adds(model),
@@ -152,9 +157,12 @@ def train(
         "device": "cpu",
         "versions": {"python": platform.python_version()} | {m.__name__: m.__version__ for m in (torch, torchvision, np)},
     }
-    if recipe.base:
-        facts["base"] = {"name": recipe.base, "sha256": store.manifest(folder)[recipe.base]["sha256"]}
-    return store.write(name, state, facts, folder)
+    return store.write(name, state, facts | basis, folder)
+
+
+def _test_images(data: Path | None) -> tuple[Tensor, Tensor]:
+    images, labels = fashion_mnist("test", data)
+    return images[:, None].float() / 255, labels
 
 
 def _start_from(network: nn.Module, base: dict[str, Tensor]) -> None:
