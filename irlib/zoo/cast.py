@@ -1,6 +1,7 @@
 """The cast: which network plays whose part, what it can do and what it costs; the tables of the command line and of the book."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from html import escape
 
 from irlib.zoo import store
 from irlib.zoo.imagenet import IMAGENET, NOWHERE
@@ -57,13 +58,17 @@ def imagenet_rows() -> Iterator[tuple[str, ...]]:
         yield "", paper, "neither", why
 
 
-def markdown(headings: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
-    """A Markdown table; names of networks as code."""
-    lines = [headings, ("---",) * len(headings), *((f"`{name}`" if name else "", *rest) for name, *rest in rows)]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+def html(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """An HTML table that scrolls in itself where it is too wide; the first cell of a row, a network's name, heads it and is set as code."""
+    head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in headings)
+    body = "".join(
+        f'<tr><th scope="row">{f"<code>{escape(name)}</code>" if name else ""}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in rest)}</tr>'
+        for name, *rest in rows
+    )
+    return f'<div class="irw-table" tabindex="0"><table class="table"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def plain(headings: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
+def plain(headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     """The same for a terminal: aligned columns."""
     lines = [headings, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(headings))]
