@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from irlib import Quadratic, data, list_models, load_images, load_model
 from irlib.surgery import residual_branches
 from irlib.zoo import __main__ as command
-from irlib.zoo import cast, imagenet, measure, store, train
+from irlib.zoo import cast, imagenet, measure, objectives, store, train
 from irlib.zoo.architectures import ARCHITECTURES
 from irlib.zoo.objectives import accuracy, robust_accuracy
 
@@ -213,6 +213,48 @@ def test_training_resumes_where_it_was_stopped_and_gives_the_same_weights(tmp_pa
     assert resumed["sha256"] == whole["sha256"]
     assert whole["test"]["accuracy"] > 0.2  # twelve steps from chance, 0.1
     assert train.train("fmnist-mlp", tmp_path / "other", seed=1, epochs=3, checkpoints=tmp_path / "c")["sha256"] != whole["sha256"]
+
+
+def test_static_networks_are_trained_first_and_kept_apart(tmp_path, monkeypatch, small_fashion, capsys):
+    monkeypatch.setattr(objectives, "ROBUST_AT", (2,))
+    monkeypatch.setitem(train.RECIPES, "fmnist-alexnet", train.Recipe(objectives.ResistEnsemble(), static=("fmnist-mlp",)))
+    entry = train.train("fmnist-alexnet", tmp_path / "w", epochs=2, checkpoints=tmp_path / "c")
+    assert entry["test"].keys() == {"accuracy", "robust_accuracy"}
+    assert store.manifest(tmp_path / "w").keys() == {"fmnist-alexnet"}
+    held_out = store.manifest(tmp_path / "c" / "static-1")
+    assert held_out.keys() == {"fmnist-mlp"}
+    assert held_out["fmnist-mlp"]["seed"] == 1
+
+
+def test_training_from_another_network_starts_from_its_weights(tmp_path, monkeypatch, small_fashion, capsys):
+    with pytest.raises(FileNotFoundError, match="python -m irlib.zoo train fmnist-vgg"):
+        train.train("fmnist-vgg-fd", tmp_path, epochs=1, checkpoints=tmp_path / "c")
+    shutil.copytree(store.WEIGHTS, tmp_path, dirs_exist_ok=True)
+    entry = train.train("fmnist-vgg-fd", tmp_path, epochs=1, checkpoints=tmp_path / "c")
+    assert entry["base"]["sha256"] == store.manifest()["fmnist-vgg"]["sha256"]
+    body = store.trained("fmnist-vgg-fd", tmp_path).body.state_dict()
+    assert all(value.equal(store.trained("fmnist-vgg").state_dict()[key]) for key, value in body.items())
+
+
+def test_the_plan_counts_every_recipe(monkeypatch, capsys):
+    recipes = {name: train.RECIPES[name] for name in ("fmnist-mlp", "fmnist-resnet14-ia")}
+    monkeypatch.setattr(measure, "RECIPES", recipes)
+    monkeypatch.setattr(store, "manifest", lambda: {"fmnist-mlp": {"multiply_adds": 1}})
+    seconds = iter([0.01, 0.02, 0.1, 0.4])
+    monkeypatch.setattr(measure, "_seconds", lambda work: (work(), next(seconds))[1])
+    command.main(["plan"])
+    printed = capsys.readouterr().out
+    assert "fmnist-mlp: 12800 forwards, 6400 forwards with input gradient a second" in printed.replace(", fmnist", " fmnist")
+    assert f"fmnist-mlp: 20 epochs, {0.1 * 468 * 20 / 3600:.2f} h" in printed
+    assert f"fmnist-resnet14-ia: 1 epochs, {0.4 * 468 / 3600:.2f} h" in printed
+    assert f"all: {(0.1 * 468 * 20 + 0.4 * 468) / 3600:.1f} h" in printed
+
+
+def test_tables_escape_what_they_show():
+    table = cast.html(("a", "<b>"), [("x", "1 < 2"), ("", "&")])
+    assert '<th scope="col">&lt;b&gt;</th>' in table
+    assert "<td>1 &lt; 2</td>" in table
+    assert "<td>&amp;</td>" in table
 
 
 def test_the_command_trains_and_refuses_what_it_does_not_know(tmp_path, monkeypatch, small_fashion, capsys):
