@@ -3,10 +3,12 @@
 from irlib.attacks import Attack, Run, create_attack, list_attacks
 from irlib.data import load_images
 from irlib.game import AttackGame, Game
+from irlib.interaction_loss import interaction_loss
 from irlib.interactions import interaction_matrix, mean_interaction, total_interaction
 from irlib.models import list_models, load_model
 from irlib.quadratic import Quadratic
 from irlib.shapley import shapley_values
+from irlib.transfer import leave_one_out, transfer_success, transfer_utility
 
 __version__ = "0.1.0"
 
@@ -17,7 +19,9 @@ __all__ = [
     "Quadratic",
     "Run",
     "create_attack",
+    "interaction_loss",
     "interaction_matrix",
+    "leave_one_out",
     "list_attacks",
     "list_models",
     "load_images",
@@ -25,4 +29,6 @@ __all__ = [
     "mean_interaction",
     "shapley_values",
     "total_interaction",
+    "transfer_success",
+    "transfer_utility",
 ]

@@ -1,6 +1,7 @@
 """Checks of what a caller hands in. Each error says what was wrong, what was expected, and what to do."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import NoReturn
 
@@ -55,8 +56,28 @@ def like_model(x: Tensor, model: nn.Module, name: str = "x") -> None:
         raise ValueError(f"{name} is on {x.device} but the model is on {weight.device}: move one of them")
 
 
-def labels(y: Tensor, x: Tensor, classes: int) -> None:
-    """int64 labels of shape (len(x),) on x's device, each a class of the model."""
+def described(value: object) -> str:
+    """Shape, dtype and device of a tensor, for an error."""
+    return f"{tuple(value.shape)}, {value.dtype}, {value.device}" if isinstance(value, Tensor) else type(value).__name__
+
+
+def like(value: Tensor, other: Tensor, name: str, others: str) -> None:
+    """A tensor of the other's shape, dtype and device."""
+    if not isinstance(value, Tensor) or value.shape != other.shape or value.dtype != other.dtype or value.device != other.device:
+        raise ValueError(
+            f"{name} must have {others}'s shape {tuple(other.shape)}, dtype {other.dtype} and device {other.device}, got {described(value)}"
+        )
+
+
+def perturbation(delta: Tensor, x: Tensor) -> None:
+    """A finite tensor of x's shape, dtype and device."""
+    like(delta, x, "delta", "x")
+    if not torch.isfinite(delta).all():
+        raise ValueError("delta holds NaN or infinite values")
+
+
+def labels(y: Tensor, x: Tensor, classes: float = float("inf")) -> None:
+    """int64 labels of shape (len(x),) on x's device, each a class of the model where their number is known."""
     if not isinstance(y, Tensor) or y.dtype != torch.int64:
         raise TypeError(f"y must be an int64 tensor of labels, got {getattr(y, 'dtype', type(y).__name__)}")
     if y.shape != (len(x),):
@@ -73,6 +94,29 @@ def logits(z: Tensor, batch: int) -> None:
         raise ValueError(f"model must return logits of shape ({batch}, classes), got {tuple(getattr(z, 'shape', ())) or type(z).__name__}")
     if not torch.isfinite(z).all():
         raise ValueError("model returned NaN or infinite logits for a finite input")
+
+
+class FirstLogits:
+    """Checks what a source returns in its first pass, and that ``y`` are classes of it, without a pass of its own."""
+
+    def __init__(self, y: Tensor):
+        self.y: Tensor | None = y
+
+    @contextmanager
+    def on(self, source: nn.Module) -> Iterator[None]:
+        """Watch ``source`` while it lasts, and until it has returned once."""
+
+        def check(_module: nn.Module, inputs: tuple, z: Tensor) -> None:
+            if self.y is not None:
+                logits(z, len(inputs[0]))
+                labels(self.y, self.y, z.shape[1])
+                self.y = None
+
+        handle = source.register_forward_hook(check)
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 def positive(value: float, name: str) -> None:

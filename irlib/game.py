@@ -48,10 +48,7 @@ class AttackGame:
     def __init__(self, model: nn.Module, x: Tensor, delta: Tensor, y: Tensor, grid: int = 16, utility: str = "ce", chunk: int | None = None):
         _check.eval_mode(model)
         _check.images(x, model)
-        if not isinstance(delta, Tensor) or delta.shape != x.shape or delta.dtype != x.dtype or delta.device != x.device:
-            raise ValueError(f"delta must have x's shape {tuple(x.shape)}, dtype {x.dtype} and device {x.device}, got {_described(delta)}")
-        if not torch.isfinite(delta).all():
-            raise ValueError("delta holds NaN or infinite values")
+        _check.perturbation(delta, x)
         if utility not in UTILITIES:
             _check.unknown_name("utility", utility, UTILITIES)
         if chunk is not None:
@@ -63,14 +60,14 @@ class AttackGame:
             clean, self._bytes_per_image = _measured(model, x[:1])
             _check.logits(clean, 1)
             _check.labels(y, x, clean.shape[1])
-            self.chunk = chunk or max(1, _budget(x.device) // self._bytes_per_image)
+            self.chunk = chunk or max(1, budget(x.device) // self._bytes_per_image)
             self._rival = self._rivals() if utility == "margin" else y
             self._empty = self._utilities(torch.zeros(1, 1, self.n, dtype=torch.bool, device=x.device))
 
     def __call__(self, coalitions: Tensor) -> Tensor:
         """float64 (batch, k): v of each coalition, bool (k, n) for all images alike or (batch, k, n)."""
         if not isinstance(coalitions, Tensor) or coalitions.dtype != torch.bool:
-            raise TypeError(f"coalitions must be a bool tensor, got {_described(coalitions)}")
+            raise TypeError(f"coalitions must be a bool tensor, got {_check.described(coalitions)}")
         shapes = f"(k, {self.n}) or ({len(self.x)}, k, {self.n})"
         if coalitions.ndim not in (2, 3) or coalitions.shape[-1] != self.n or (coalitions.ndim == 3 and len(coalitions) != len(self.x)):
             raise ValueError(f"coalitions must have shape {shapes}, got {tuple(coalitions.shape)}")
@@ -108,11 +105,8 @@ def margin(z: Tensor, y: Tensor, rival: Tensor) -> Tensor:
 UTILITIES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
 
 
-def _described(value: object) -> str:
-    return f"{tuple(value.shape)}, {value.dtype}, {value.device}" if isinstance(value, Tensor) else type(value).__name__
-
-
-def _budget(device: torch.device) -> int:
+def budget(device: torch.device) -> int:
+    """Bytes that the passes of one chunk may occupy."""
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BYTES
 
 

@@ -1,7 +1,8 @@
 """Source and target networks by name, each with its normalisation inside: images in [0, 1] go in, logits come out."""
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +18,11 @@ FASHION_MEAN, FASHION_STD = (0.2860,), (0.3530,)
 class Normalized(nn.Module):
     """``network`` fed with (x − mean) / std, so that attacks and their ε live in pixel units. With ``size``, x is first resized to size×size.
 
-    ``layers`` are the places that some methods need in it (`irlib.zoo.layers`), where they are known.
+    ``layers`` are the places that some methods need in it (`irlib.zoo.layers`), where they are known; ``heads``, where there are any, loads the
+    one-vs-all heads trained on it, which the FD attack needs.
     """
+
+    heads: Callable[[], nn.Module] | None = None
 
     def __init__(self, network: nn.Module, mean: Sequence[float], std: Sequence[float], size: int | None = None, layers: Layers | None = None):
         super().__init__()
@@ -56,6 +60,8 @@ def load_model(name: str, device: torch.device | str | None = None) -> nn.Module
         model = Normalized(network, **preprocessing, layers=LAYERS[name])
     elif name in store.manifest():
         model = Normalized(store.trained(name), FASHION_MEAN, FASHION_STD, layers=LAYERS.get(name))
+        heads = name.removesuffix("-fd") + "-fd"
+        model.heads = partial(load_model, heads) if heads in store.manifest() else None
     else:
         _check.unknown_name("model", name, list_models())
     return model.eval().requires_grad_(False).to(device or "cpu", memory_format=torch.channels_last)

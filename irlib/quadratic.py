@@ -5,11 +5,13 @@ Symbols are the paper's: H = VΛVᵀ, γ = Vᵀg, strength β = αm. Everything 
 
 import copy
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from irlib import _check
+from irlib.amplification import amplification, momentum_amplification, reverse_amplification
 
 
 class Quadratic:
@@ -92,13 +94,59 @@ class Quadratic:
 
     def multi_step(self, alpha: float, steps: int) -> Tensor:
         """δ^(m) = V D^(m) γ (Lemma 1), float64 (n,): m = ``steps`` gradient steps of size ``alpha`` from δ = 0, without sign or clip."""
-        _check.positive(alpha, "alpha")
-        _check.at_least(steps, 1, "steps")
-        return self._combined(alpha * steps, steps)
+        return self._combined(_strength(alpha, steps), steps)
 
     def infinite_step(self, beta: float) -> Tensor:
         """δ^(∞) = V D γ (Corollary 1), float64 (n,): the limit m → ∞ at fixed strength β = αm, gradient flow until time β."""
         return self._combined(beta, math.inf)
+
+    def mi(self, alpha: float, steps: int) -> Tensor:
+        """The idealised MI attack (Eq. 14), float64 (n,): steps along the mean of all gradients so far; see `momentum_amplification`."""
+        beta = _strength(alpha, steps)
+        return self._spread(momentum_amplification(self.eigenvalues, beta, steps), beta)
+
+    def mi_infinite(self, beta: float) -> Tensor:
+        """Its limit m → ∞ at fixed β = αm."""
+        return self._spread(momentum_amplification(self.eigenvalues, beta), beta)
+
+    def rap(self, alpha: float, steps: int, inner_steps: int) -> Tensor:
+        """The idealised RAP attack (Eq. 239–240), float64 (n,): each step is taken where ``inner_steps`` steps of descent, as long, have led to."""
+        beta, beta_r = _strength(alpha, steps), _strength(alpha, inner_steps)
+        return self._spread(reverse_amplification(self.eigenvalues, beta, beta_r, steps, inner_steps), beta)
+
+    def rap_infinite(self, beta: float, beta_r: float) -> Tensor:
+        """Its limit of many small steps, outside and inside, at fixed strengths β and β_r (Eq. 262)."""
+        return self._spread(reverse_amplification(self.eigenvalues, beta, beta_r), beta)
+
+    def il(self, eta: float, beta: float, steps: float = math.inf) -> Tensor:
+        """The idealised IL attack, η·δ_base (Eq. 276), float64 (n,): δ_base the multi-step attack of strength ``beta`` in ``steps`` steps."""
+        _check.positive(eta, "eta")
+        return eta * self._combined(beta, steps)
+
+    def pi(self, alpha: float, first: int, second: int, A: Tensor) -> Tensor:
+        """The idealised two-stage PI attack (Eq. 172), float64 (n,): ``first`` plain steps, then ``second`` steps α·A∇ with one matrix ``A`` (n, n).
+
+        The second stage (Lemma 12) is linear and its gradient stays in g₁ + span V: the power of a (2r+1)-square matrix sums its steps up.
+        """
+        before, beta = self.multi_step(alpha, first), _strength(alpha, second)
+        return before + self._redistributed(before, A, lambda M: torch.linalg.matrix_power(torch.eye(len(M)).to(M) + alpha * M, second), beta)
+
+    def pi_infinite(self, beta_1: float, beta_2: float, A: Tensor) -> Tensor:
+        """Its limit of many small steps at fixed strengths of the two stages (Eq. 180); Lemma 13 where H has one mode."""
+        _check.positive(beta_2, "beta_2")
+        before = self.infinite_step(beta_1)
+        return before + self._redistributed(before, A, lambda M: torch.linalg.matrix_exp(beta_2 * M), beta_2)
+
+    def _redistributed(self, before: Tensor, A: Tensor, propagator: Callable[[Tensor], Tensor], beta: float) -> Tensor:
+        """A·∫h, where h' = HAh from h₀ = g + H·before. In h = h₀ + Vc: c' = Nc + b with N = ΛVᵀAV and b = ΛVᵀAh₀; and ∫c = e, e' = c."""
+        A = torch.as_tensor(A).double()
+        if A.shape != (len(self.g), len(self.g)):
+            raise ValueError(f"A must have shape ({len(self.g)}, {len(self.g)}), got {tuple(A.shape)}")
+        h, r = self.gradient(before), len(self.eigenvalues)
+        left = self.eigenvalues[:, None] * (self.modes.T @ A)
+        M = torch.zeros(2 * r + 1, 2 * r + 1, dtype=torch.float64)  # acts on (c, e, 1)
+        M[:r, :r], M[:r, -1], M[r:-1, :r] = left @ self.modes, left @ h, torch.eye(r)
+        return _finite(A @ (beta * h + self.modes @ propagator(M)[r:-1, -1]), "δ")
 
     def interaction(self, delta: Tensor) -> Tensor:
         """δᵀHδ = Σ_i λ_i (v_iᵀδ)² (Lemma 2), a float64 scalar. It counts a = b too, which Eq. 12's sum over a ≠ b does not."""
@@ -113,7 +161,11 @@ class Quadratic:
         return self._vector(delta) @ self.g + self.interaction(delta) / 2
 
     def _combined(self, beta: float, steps: float) -> Tensor:
-        return _finite(self.modes @ (self.amplification(beta, steps) * self.gamma) + beta * self._rest, "δ")
+        return self._spread(self.amplification(beta, steps), beta)
+
+    def _spread(self, amplification: Tensor, beta: float) -> Tensor:
+        """Σ_i D_ii γ_i v_i, and β times what the Hessian does not see."""
+        return _finite(self.modes @ (amplification * self.gamma) + beta * self._rest, "δ")
 
     def _vector(self, delta: Tensor) -> Tensor:
         delta = torch.as_tensor(delta).double().flatten()
@@ -122,27 +174,10 @@ class Quadratic:
         return delta
 
 
-def amplification(eigenvalues: Tensor, beta: float, steps: float = math.inf) -> Tensor:
-    """D_ii for each eigenvalue λ: ((1+αλ)^m − 1)/λ with α = β/m (Lemma 1; its main-text print has m−1), (e^{βλ} − 1)/λ for m = ∞ (Corollary 1).
-
-    For λ → 0 both are β. Written with expm1 and log1p, so that no digits are lost near λ = 0. Raises OverflowError, naming β and λ, where
-    the result exceeds float64, and ValueError for β ≤ 0 or a step number that is not a whole number ≥ 1.
-    """
-    _check.positive(beta, "beta")
-    lam = torch.as_tensor(eigenvalues).double()
-    if steps == math.inf:
-        growth = torch.expm1(beta * lam)
-    else:
-        _check.at_least(steps, 1, "steps")
-        step = beta / steps * lam
-        # below −1 a step overshoots and the sign alternates: no logarithm, and no cancellation that would need one
-        growth = torch.where(step >= -1, torch.expm1(steps * torch.log1p(step.clamp_min(-1))), (1 + step) ** steps - 1)
-    flat = (beta * lam).abs() < torch.finfo(torch.float64).eps / 2  # D = β(1 + βλ/2 + …) is β to the last digit
-    d = torch.where(flat, beta, growth / torch.where(flat, 1.0, lam))
-    if not torch.isfinite(d).all():
-        worst = lam[~torch.isfinite(d)][0].item()
-        raise OverflowError(f"the amplification overflows float64 at beta={beta:g}, lambda={worst:g} (βλ = {beta * worst:g}): choose a smaller beta")
-    return d
+def _strength(alpha: float, steps: int) -> float:
+    _check.positive(alpha, "alpha")
+    _check.at_least(steps, 1, "steps")
+    return alpha * steps
 
 
 def _finite(value: Tensor, what: str) -> Tensor:

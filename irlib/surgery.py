@@ -1,7 +1,7 @@
 """Networks altered from outside: the weights stay the user's, what flows between them changes.
 
 Residual branches are found by the class of their block, as torchvision, timm and the zoo name it. ReLUs are found where they are called, so
-that a functional one is no less a ReLU than a module.
+that a functional one is no less a ReLU than a module. Other places are modules named by the caller, or registered in the network's ``layers``.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from irlib import _check
+from irlib.ensemble import members
 
 # The module whose output a block adds to its shortcut, or appends to it (dense layers).
 BRANCH_END = {
@@ -32,6 +33,7 @@ BRANCH_END = {
     "DenseLayer": "conv2",
     "DualPathBlock": "c1x1_c",  # timm's DPN
 }
+DENSE = ("_DenseLayer", "DenseLayer")
 RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
@@ -51,6 +53,43 @@ def residual_branches(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
+def adding_blocks(model: nn.Module) -> dict[nn.Module, nn.Module]:
+    """The blocks that add a branch to a shortcut, each with the last module of its branch. Dense layers, which append theirs, are not among them."""
+    try:
+        branches = residual_branches(model)
+    except ValueError:
+        return {}
+    blocks = {model.get_submodule(name): end for name, end in branches.items()}
+    return {block: end for block, end in blocks.items() if type(block).__name__ not in DENSE}
+
+
+def places(model: nn.Module, method: str, given: str | Sequence[str] | None, argument: str = "layer") -> list[nn.Module]:
+    """Where ``method`` acts in ``model``: the module called ``given``, or the one registered for it in the network's ``layers``.
+
+    An ensemble has one place in each member: ``given`` is then one dotted name for all or one for each. Raises ValueError for a name that no
+    module has, and for a network without a registered place.
+    """
+    networks = members(model)
+    names = [given] * len(networks) if given is None or isinstance(given, str) else list(given)
+    if len(names) != len(networks):
+        raise ValueError(f"{argument} must be one name or one for each of the {len(networks)} models, got {len(names)}")
+    return [_place(network, method, name, argument) for network, name in zip(networks, names, strict=True)]
+
+
+def _place(network: nn.Module, method: str, name: str | None, argument: str) -> nn.Module:
+    modules = {n: m for n, m in network.named_modules() if n}
+    if name is None:
+        name = getattr(getattr(network, "layers", None), method, None)
+    if name is None:
+        raise ValueError(
+            f"{method} needs a place in the network: looked for `layers.{method}` on {type(network).__name__}, which networks of "
+            f"irlib.load_model have, and found none. Give {argument}= with the name of a module, one of: {', '.join(list(modules)[:40])}"
+        )
+    if name not in modules:
+        _check.unknown_name(argument, name, modules)
+    return modules[name]
+
+
 @contextmanager
 def outputs(changes: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """While it lasts, each module's output passes through its change."""
@@ -59,6 +98,28 @@ def outputs(changes: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[No
             handle = module.register_forward_hook(lambda _module, _inputs, out, change=change: change(out))
             stack.callback(handle.remove)
         yield
+
+
+class _Reached(Exception):
+    """The last feature that was asked for is there."""
+
+
+def features(source: nn.Module, modules: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """The outputs of ``modules`` for the images ``x``, differentiable; ``source`` runs no further than the last of them."""
+    found: dict[nn.Module, Tensor] = {}
+
+    def keep(module: nn.Module, out: Tensor) -> Tensor:
+        found[module] = out
+        if len(found) == len(set(modules)):
+            raise _Reached
+        return out
+
+    with outputs({m: partial(keep, m) for m in modules}):
+        try:
+            source(x)
+        except _Reached:
+            return [found[m] for m in modules]
+    raise ValueError(f"the network never called {' and '.join(type(m).__name__ for m in modules if m not in found)}, whose output the method reads")
 
 
 class softplus_for_relu(TorchFunctionMode):

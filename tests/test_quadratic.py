@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from irlib.quadratic import Quadratic, amplification
+from irlib.amplification import amplification
+from irlib.quadratic import Quadratic
 from tests.conftest import assert_untouched, make_images, make_network, snapshot
 
 

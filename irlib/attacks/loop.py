@@ -2,19 +2,21 @@
 
 An attack climbs an objective of the perturbation δ, inside a set around the image x. Every method is what it puts into one slot:
 
-    network      which network propagates            a context manager around the source model
-    objective    what is ascended                    (source, base, δ, y) -> (batch,)
-    sampling     where its gradient is taken         (loss, x, δ) -> gradient
+    network      which network propagates            (model, draws) -> context manager around the source, entered anew at every step
+    objective    what is ascended                    (opened, x, y, draws) -> a function (source, base, δ) -> (batch,)
+    sampling     where its gradient is taken         (loss, x, δ, draws, step) -> gradient, with loss(base, δ) -> (batch,)
     direction    what is stepped along               (gradient, state) -> (direction, state)
     projection   how the constraint is kept          a class of `irlib.attacks.projection`
 
-The objective sees the base point and δ apart: sampling moves the base, masks act on δ only, and slots combine without knowing each other.
+The objective is prepared once for its images (``opened()`` is the context manager of the source) and then sees the base point and δ apart:
+sampling moves the base, masks act on δ only, and slots combine without knowing each other.
 """
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,22 +25,38 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from irlib import _check
+from irlib.attacks.draws import Draws
 from irlib.attacks.projection import Linf, Projection
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (base, δ) -> (batch,)
+Network = Callable[[nn.Module, Draws], AbstractContextManager[nn.Module]]
+Opened = Callable[[], AbstractContextManager[nn.Module]]
+Ascended = Callable[[nn.Module, Tensor, Tensor], Tensor]  # (source, base, δ) -> (batch,)
+Objective = Callable[[Opened, Tensor, Tensor, Draws], Ascended]
+Sampling = Callable[[Loss, Tensor, Tensor, Draws, int], Tensor]
+Direction = Callable[[Tensor, Any], tuple[Tensor, Any]]
+
+
+def as_is(model: nn.Module, draws: Draws) -> AbstractContextManager[nn.Module]:
+    """The default network: the model itself."""
+    return nullcontext(model)
 
 
 @dataclass(frozen=True)
 class CrossEntropy:
-    """The loss of label y, minus the loss of the target label y if ``targeted``.
+    """The default objective: the loss of label y, minus the loss of the target label y if ``targeted``.
 
     In float64, from the logits on: for a confident image 1 − p_y is below float32's resolution and the gradient would lose its digits.
     """
 
     targeted: bool = False
 
-    def __call__(self, source: nn.Module, base: Tensor, delta: Tensor, y: Tensor) -> Tensor:
-        loss = F.cross_entropy(source(base + delta).double(), y, reduction="none")
+    def __call__(self, opened: Opened, x: Tensor, y: Tensor, draws: Draws) -> Ascended:
+        return lambda source, base, delta: self.of(source(base + delta), y)
+
+    def of(self, z: Tensor, y: Tensor) -> Tensor:
+        """From logits z (rows, classes) and labels y (rows,)."""
+        loss = F.cross_entropy(z.double(), y, reduction="none")
         return -loss if self.targeted else loss
 
 
@@ -48,6 +66,11 @@ def gradient(loss: Loss, base: Tensor, delta: Tensor) -> Tensor:
         delta = delta.detach().requires_grad_()
         value = loss(base, delta).sum()
     return torch.autograd.grad(value, delta)[0]
+
+
+def at_the_point(loss: Loss, x: Tensor, delta: Tensor, draws: Draws, step: int) -> Tensor:
+    """The default sampling: the gradient at x + δ."""
+    return gradient(loss, x, delta)
 
 
 def along_gradient(g: Tensor, state: Any) -> tuple[Tensor, Any]:
@@ -74,10 +97,10 @@ class Attack:
     alpha: float | Tensor | None = None
     fraction: float = 1 / 8  # without alpha, the step size in radii of the ball: 2/255 for 16/255, the paper's
     projection: Projection = Linf()
-    network: Callable[[nn.Module], AbstractContextManager[nn.Module]] = nullcontext
-    objective: Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor] = CrossEntropy()
-    sampling: Callable[[Loss, Tensor, Tensor], Tensor] = gradient
-    direction: Callable[[Tensor, Any], tuple[Tensor, Any]] = along_gradient
+    network: Network = as_is
+    objective: Objective = CrossEntropy()
+    sampling: Sampling = at_the_point
+    direction: Direction = along_gradient
     random_start: bool = False
     seed: int = 0
 
@@ -93,29 +116,38 @@ class Attack:
         """
         _check.eval_mode(self.model)
         _check.images(x, self.model)
-        with torch.no_grad():
-            clean = self.model(x[:1])
-        _check.logits(clean, 1)
-        _check.labels(y, x, clean.shape[1])
-        x, alpha = x.detach(), self._step_size(x)
-        delta = self.projection.start(x, torch.Generator().manual_seed(self.seed)) if self.random_start else torch.zeros_like(x)
-        deltas, state = [delta], None
-        with self.network(self.model) as source:
-
-            def loss(base: Tensor, d: Tensor) -> Tensor:
-                return self.objective(source, base, d, y)
-
-            for _ in tqdm(range(self.steps), desc="attack", delay=2, leave=False):
-                v, state = self.direction(self.sampling(loss, x, delta), state)
-                delta = self.projection.step(x, delta, v, alpha)
-                if record:
-                    deltas.append(delta)
+        _check.labels(y, x)
+        x = x.detach()
+        delta, deltas = x, []
+        for delta in tqdm(self.iterates(x, y, Draws(x, self.seed)), total=self.steps + 1, desc="attack", delay=2, leave=False):
+            if record:
+                deltas.append(delta)
         if not torch.isfinite(delta).all():
             raise ValueError("the attack left the finite numbers: the model's gradient is NaN or infinite, or alpha is too large for raw gradients")
         if not record:
             return Run(x + delta, delta)
         trajectory = torch.stack(deltas)
         return Run(x + delta, delta, trajectory, self._losses(x, y, trajectory))
+
+    def iterates(self, x: Tensor, y: Tensor, draws: Draws) -> Iterator[Tensor]:
+        """The start and every further δ, each (batch, channels, height, width); for checked inputs."""
+        alpha, watched = self._step_size(x), _check.FirstLogits(y)
+        delta = self.projection.start(x, draws) if self.random_start else torch.zeros_like(x)
+        yield delta
+
+        @contextmanager
+        def opened() -> Iterator[nn.Module]:
+            with self.network(self.model, draws) as source, watched.on(source):
+                yield source
+
+        objective = self.objective(opened, x, y, draws)
+        memory = kept = None
+        for step in range(self.steps):
+            with opened() as source:
+                g = self.sampling(partial(objective, source), x, delta, draws, step)
+            v, memory = self.direction(g, memory)
+            delta, kept = self.projection.step(x, delta, v, alpha, kept)
+            yield delta
 
     def _step_size(self, x: Tensor) -> Tensor | float:
         alpha = self.fraction * self.projection.radius(x) if self.alpha is None else self.alpha
@@ -128,6 +160,31 @@ class Attack:
     @torch.no_grad()
     def _losses(self, x: Tensor, y: Tensor, deltas: Tensor) -> Tensor:
         return torch.stack([F.cross_entropy(self.model(x + d).double(), y, reduction="none") for d in deltas])
+
+
+def stacked(first: Network, second: Network) -> Network:
+    """Two changes of one network: ``second`` alters what ``first`` has altered."""
+    if first is as_is:
+        return second
+
+    @contextmanager
+    def both(model: nn.Module, draws: Draws) -> Iterator[nn.Module]:
+        with ExitStack() as stack:
+            yield stack.enter_context(second(stack.enter_context(first(model, draws)), draws))
+
+    return both
+
+
+def chained(first: Direction, second: Direction) -> Direction:
+    """Two directions after one another: ``second`` sees as its gradient what ``first`` makes of it."""
+
+    def both(g: Tensor, states: Any) -> tuple[Tensor, Any]:
+        mine, its = (None, None) if states is None else states
+        v, mine = first(g, mine)
+        v, its = second(v, its)
+        return v, (mine, its)
+
+    return both
 
 
 def checked_alpha(alpha: float | Tensor | None) -> float | Tensor | None:
