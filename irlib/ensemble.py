@@ -25,7 +25,7 @@ class Ensemble(nn.Module):
         if len(kinds) > 1:
             raise ValueError(f"the models of an ensemble must share dtype and device, got {', '.join(f'{d} on {v}' for d, v in kinds)}")
         self.members = nn.ModuleList(members)
-        self.training = False
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         logits = [member(x) for member in self.members]

@@ -90,6 +90,11 @@ def _place(network: nn.Module, method: str, name: str | None, argument: str) -> 
     return modules[name]
 
 
+def tensors(inputs: tuple) -> list[Tensor]:
+    """The tensors among a module's inputs, which may hold lists of them."""
+    return [t for a in inputs for t in (a if isinstance(a, (tuple, list)) else [a])]
+
+
 @contextmanager
 def outputs(changes: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[None]:
     """While it lasts, each module's output passes through its change."""

@@ -3,6 +3,9 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock
+
+from irlib.zoo.layers import Layers
 
 
 def make_network(seed: int = 0, activation: type[nn.Module] = nn.ReLU, classes: int = 5, channels: int = 1, size: int = 6) -> nn.Module:
@@ -14,6 +17,44 @@ def make_network(seed: int = 0, activation: type[nn.Module] = nn.ReLU, classes: 
     net[1].running_mean.normal_()
     net[1].running_var.uniform_(0.5, 2)
     return net.eval()
+
+
+class TinyResNet(nn.Module):
+    """A stem, a block whose shortcut is the identity, a block whose shortcut is a convolution, and an affine layer: 1×6×6 to five logits."""
+
+    layers = Layers(il="one", fi="one", aa="one", linbp="two", blocks="one|two")
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.bn, self.relu = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()
+        self.one = BasicBlock(4, 4)
+        self.two = BasicBlock(4, 6, stride=2, downsample=nn.Sequential(nn.Conv2d(4, 6, 1, stride=2), nn.BatchNorm2d(6)))
+        self.fc = nn.Linear(54, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.two(self.one(self.relu(self.bn(self.conv(x))))).flatten(1))
+
+
+def make_resnet(seed: int = 0) -> nn.Module:
+    """A random `TinyResNet`, float64, eval mode, with shifted BatchNorm statistics."""
+    torch.manual_seed(seed)
+    net = TinyResNet().double()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3), module.running_var.uniform_(0.5, 2)
+            nn.init.uniform_(module.weight, 0.5, 1.5), nn.init.normal_(module.bias, 0, 0.3)
+    return net.eval()
+
+
+def needed(name: str, dtype: torch.dtype = torch.float64) -> dict:
+    """Arguments without which the attack ``name`` is not defined on a `TinyResNet`, and few draws where it makes many."""
+    few = {"vr": {"samples": 2}, "rap": {"inner_steps": 2}, "fi": {"masks": 3}, "il": {"base_steps": 2}, "ir": {"grid": 3, "draws": 2}}
+    few |= {
+        "aa": {"guide": make_images(9, batch=1).to(dtype)},
+        "fd": {"heads": make_network(7).to(dtype)},
+        "hybrid-ir": {"samples": 2, "grid": 3, "draws": 2},
+    }
+    return few.get(name, {})
 
 
 def make_images(seed: int = 0, batch: int = 3, channels: int = 1, size: int = 6) -> Tensor:
@@ -62,3 +103,8 @@ def x() -> Tensor:
 @pytest.fixture
 def y(network: nn.Module, x: Tensor) -> Tensor:
     return network(x).argmax(1)
+
+
+@pytest.fixture
+def resnet() -> nn.Module:
+    return make_resnet()

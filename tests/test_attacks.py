@@ -1,6 +1,7 @@
-"""Each attack against its published rule written out in loops, image by image; constraints; the model afterwards; bad input."""
+"""The loop and its slots: PGD and MI step by step under every norm, constraints, batches, seeds, the model afterwards, bad input."""
 
 import contextlib
+import functools
 import math
 from dataclasses import replace
 
@@ -13,7 +14,7 @@ from torch import nn
 
 from irlib import create_attack, list_attacks
 from irlib.attacks import loop
-from tests.conftest import assert_untouched, make_images, make_network, snapshot
+from tests.conftest import assert_untouched, make_images, make_network, make_resnet, needed, snapshot
 
 KW = dict(eps=0.06, alpha=0.015, steps=7)
 
@@ -107,42 +108,95 @@ def test_the_record_is_the_trajectory_and_its_clean_losses(network, x, y):
     assert plain.deltas is None and plain.losses is None and plain.x_adv.equal(run.x_adv)
 
 
+COMBINED = ["di+mi+ti", "ghost+sgm+vr", "linbp+rap", "ia+pi", "mi+il", "sgm+ti+ir"]
+RANDOM = ["di", "fi", "ghost", "hybrid-ir", "ir", "rap", "vr", "di+mi+ti", "ghost+sgm+vr", "linbp+rap", "sgm+ti+ir"]
+
+
+def few(name):
+    """What the parts of a combination need, in few draws."""
+    known = {key: value for part in name.split("+") for key, value in needed(part).items()}
+    return known | ({"prob": 0.9} if "di" in name else {})
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2", "none"])
-@pytest.mark.parametrize("name", list_attacks())
-def test_a_batch_gives_what_its_images_give_alone_and_alpha_may_differ_by_image(name, norm, network, x, y):
+@pytest.mark.parametrize("name", list_attacks() + COMBINED)
+def test_a_batch_gives_what_its_images_give_alone_and_alpha_may_differ_by_image(name, norm, resnet, x):
+    if "pi" in name and norm != "linf":
+        return
+    y = resnet(x).argmax(1)
     alpha = torch.tensor([0.01, 0.02, 0.03], dtype=torch.float64)
-    batch = create_attack(name, network, norm=norm, eps=0.1, alpha=alpha, steps=4)(x, y)
+    kw = dict(norm=norm, eps=0.1, steps=3, random_start=norm != "none", **few(name))
+    batch = create_attack(name, resnet, alpha=alpha, **kw)(x, y)
     for i in range(3):
-        alone = create_attack(name, network, norm=norm, eps=0.1, alpha=float(alpha[i]), steps=4)(x[i : i + 1], y[i : i + 1])
+        alone = create_attack(name, resnet, alpha=float(alpha[i]), **kw)(x[i : i + 1], y[i : i + 1])
         torch.testing.assert_close(batch[i : i + 1], alone, rtol=0, atol=1e-12)
+
+
+@functools.cache
+def networks(dtype):
+    return make_resnet().to(dtype), make_network(7).to(dtype)
 
 
 @settings(max_examples=1000, deadline=None)
 @given(
-    name=st.sampled_from(list_attacks()), norm=st.sampled_from(["linf", "l2"]), eps=st.floats(1e-3, 3), alpha=st.floats(1e-3, 3),
-    steps=st.integers(1, 4), random_start=st.booleans(), seed=st.integers(0, 99), dtype=st.sampled_from([torch.float32, torch.float64]),
+    name=st.sampled_from(list_attacks() + COMBINED), norm=st.sampled_from(["linf", "l2"]), eps=st.floats(1e-3, 3), alpha=st.floats(1e-3, 3),
+    steps=st.integers(1, 3), random_start=st.booleans(), seed=st.integers(0, 99), dtype=st.sampled_from([torch.float32, torch.float64]),
 )  # fmt: skip
 def test_every_iterate_keeps_the_constraint(name, norm, eps, alpha, steps, random_start, seed, dtype):
-    network, x = make_network(seed).to(dtype), make_images(seed).to(dtype)
-    run = create_attack(name, network, norm=norm, eps=eps, alpha=alpha, steps=steps, random_start=random_start, seed=seed).run(
-        x, torch.tensor([0, 1, 2]), record=True
+    network, heads = networks(dtype)
+    args = few(name) | ({"heads": heads} if name == "fd" else {"guide": make_images(9, batch=1).to(dtype)} if name == "aa" else {})
+    x = make_images(seed, batch=2).to(dtype)
+    attack = functools.partial(
+        create_attack, name, network, norm=norm, eps=eps, alpha=alpha, steps=steps, random_start=random_start, seed=seed, **args
     )
+    if "pi" in name and norm == "l2":
+        with pytest.raises(ValueError, match="norm='linf'"):
+            attack()
+        return
+    run = attack().run(x, torch.tensor([0, 1]), record=True)
     size = run.deltas.flatten(2).norm(dim=2) if norm == "l2" else run.deltas.flatten(2).abs().amax(2)
     assert size.max() <= eps + 1e-6
     assert (x + run.deltas).min() >= -1e-6 and (x + run.deltas).max() <= 1 + 1e-6
     assert run.x_adv.dtype == dtype
 
 
+@pytest.mark.parametrize("name", list_attacks() + COMBINED)
+def test_a_seed_gives_one_result_and_the_global_generator_is_left_alone(name, resnet, x):
+    y, args = resnet(x).argmax(1), few(name)
+    outside = torch.get_rng_state()
+    norm = "linf" if "pi" in name else "l2"  # a sign step may hide a draw
+    attack = lambda seed: create_attack(name, resnet, norm=norm, steps=2, seed=seed, **args).run(x, y).delta
+    first = attack(5)
+    assert first.equal(attack(5))
+    assert first.equal(attack(6)) == (name not in RANDOM)
+    assert torch.get_rng_state().equal(outside)
+
+
+PLAIN = {
+    "vr": dict(sigma=0.0, samples=3), "sgm": dict(gamma=1.0), "ti": dict(kernel_size=1), "di": dict(prob=0.0), "rap": dict(eps_n=0.0),
+    "ghost": dict(skip_range=0.0, dropout=0.0), "linbp": dict(from_layer="fc"), "ir": dict(lam=0.0, grid=3, draws=2), "mi": dict(decay=0.0),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("name", PLAIN)
+def test_with_nothing_in_its_slot_every_method_is_pgd(name, norm, resnet, x):
+    y = resnet(x).argmax(1)
+    kw = KW | dict(norm=norm) | ({"alpha": 0.3, "eps": 0.9} if norm == "l2" else {})
+    plain = create_attack("pgd", resnet, **kw).run(x, y, record=True)
+    found = create_attack(name, resnet, **kw, **PLAIN[name]).run(x, y, record=True)
+    torch.testing.assert_close(found.deltas, plain.deltas, rtol=0, atol=1e-12)
+    other = {"mi": dict(decay=1.0), "linbp": dict(from_layer="one"), "ir": dict(lam=5.0, grid=3), "ghost": dict(skip_range=0.5)}.get(name, few(name))
+    assert not create_attack(name, resnet, **kw, **other | ({"kernel_size": 5} if name == "ti" else {}))(x, y).equal(plain.x_adv)
+
+
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_random_starts_fill_the_ball_and_follow_the_seed(norm):
-    network, x = make_network(), torch.full((400, 1, 6, 6), 0.5, dtype=torch.float64)
+    network, x = make_network(), 0.5 + 1e-6 * torch.arange(400, dtype=torch.float64).view(400, 1, 1, 1).expand(-1, 1, 6, 6)
     y = torch.zeros(400, dtype=torch.int64)
-    torch.manual_seed(3)
-    outside = torch.get_rng_state()
     start = lambda seed: create_attack("pgd", network, norm=norm, eps=0.3, steps=1, random_start=True, seed=seed).run(x, y, record=True).deltas[0]
     first = start(0)
     assert first.equal(start(0)) and not first.equal(start(1))
-    assert torch.get_rng_state().equal(outside)  # the attack draws from its own generator
     if norm == "linf":
         assert abs(first.mean()) < 0.005 and abs(first.std() - 0.3 / 3**0.5) < 0.005
     else:
@@ -161,36 +215,49 @@ def test_saturated_networks_still_have_a_direction():
     assert (create_attack("fgsm", network, eps=0.1)(x, y) != x).flatten(1).any(1).all()
 
 
-def test_where_the_gradient_is_zero_the_attack_stays(x):
-    network = nn.Sequential(nn.Flatten(), nn.Linear(36, 3)).double().eval()
-    nn.init.zeros_(network[1].weight)
-    for name in list_attacks():
-        for norm in ("linf", "l2"):
-            torch.testing.assert_close(create_attack(name, network, norm=norm, **KW)(x, torch.tensor([0, 1, 2])), x, rtol=0, atol=1e-15)
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "mi", "ti", "vr", "di", "rap", "ia", "linbp", "pi", "ir"])
+def test_where_the_gradient_is_zero_the_attack_stays(name, x):
+    network = nn.Sequential(nn.Flatten(), nn.ReLU(), nn.Linear(36, 3)).double().eval()
+    nn.init.zeros_(network[2].weight)
+    args = {"linbp": {"from_layer": "1"}}.get(name, few(name))
+    for norm in ("linf",) if name == "pi" else ("linf", "l2"):
+        torch.testing.assert_close(create_attack(name, network, norm=norm, **KW, **args)(x, torch.tensor([0, 1, 2])), x, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize("name", list_attacks())
-def test_the_model_is_left_as_it_was(name, network, x, y):
-    before = snapshot(network)
+class Breaks:
+    """A hook that lets so many passes through, and fails then."""
+
+    def __init__(self, passes):
+        self.left = passes
+
+    def __call__(self, module, inputs):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("out of memory, say")
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("name", list_attacks() + COMBINED)
+def test_the_model_is_left_as_it_was_also_after_an_error(name, frozen, resnet, x):
+    y, args = resnet(x).argmax(1), few(name)
+    attacked = [resnet.requires_grad_(not frozen), args["heads"].requires_grad_(not frozen)] if name == "fd" else [resnet.requires_grad_(not frozen)]
+    before = [snapshot(m) for m in attacked]
     with torch.no_grad():  # a caller's no_grad must not break it
-        create_attack(name, network, **KW).run(x, y, record=True)
-    assert_untouched(network, before)
-
-    class Fails(nn.Module):
-        calls = 0
-
-        def forward(self, v):
-            Fails.calls += 1
-            if Fails.calls > 3:
-                raise RuntimeError("out of memory, say")
-            return v
-
-    breaking = nn.Sequential(Fails(), network).eval()
-    before = snapshot(breaking)
-    if name != "fgsm":
-        with pytest.raises(RuntimeError, match="out of memory"):
-            create_attack(name, breaking, **KW)(x, y)
-    assert_untouched(breaking, before)
+        create_attack(name, resnet, **KW, **args).run(x, y, record=True)
+    for model, was in zip(attacked, before, strict=True):
+        assert_untouched(model, was)
+    for passes in (0, 1, 3):
+        handles = [next(m.children()).register_forward_pre_hook(Breaks(passes)) for m in attacked]
+        before = [snapshot(m) for m in attacked]
+        if name != "fgsm" or passes == 0:
+            with pytest.raises(RuntimeError, match="out of memory"):
+                create_attack(name, resnet, **KW, **args)(x, y)
+        for model, was in zip(attacked, before, strict=True):
+            assert_untouched(model, was)
+        for handle in handles:
+            handle.remove()
+    for model in attacked:
+        assert torch.relu(torch.tensor(-1.0)) == 0 and model(x).requires_grad is not frozen
 
 
 def test_default_sizes_are_the_papers(network, x, y):
@@ -213,6 +280,33 @@ def test_bad_input_is_refused(network, x, y):
         (dict(decay=1.0), TypeError, "attack 'pgd' has no argument 'decay'"),
         (dict(name="mi", dekay=1.0), TypeError, "its own are: decay"),
         (dict(name="mi", decay=-1), ValueError, "decay"),
+        (dict(name="mi+irr"), ValueError, "unknown attack 'irr'; did you mean 'ir'"),
+        (dict(name="il+fi"), ValueError, "fi and il each fill the objective slot"),
+        (dict(name="ir+aa"), ValueError, "aa and ir each fill the objective slot"),
+        (dict(name="fd+sgm"), ValueError, "fd attacks a network of its own, which sgm would not alter"),
+        (dict(name="vr", idealised=True), ValueError, "no idealised form of 'vr'; it has one of"),
+        (dict(name="mi", idealised=True, norm="l2"), ValueError, "leave norm='l2' out"),
+        (dict(name="rap", idealised=True), ValueError, "give alpha"),
+        (dict(name="ti", kernel_size=4), ValueError, "odd"),
+        (dict(name="vr", sigma=-1), ValueError, "sigma"),
+        (dict(name="vr", samples=0), ValueError, "samples"),
+        (dict(name="di", prob=1.5), ValueError, "prob"),
+        (dict(name="rap", eps_n=-1), ValueError, "eps_n"),
+        (dict(name="rap", inner_steps=0), ValueError, "inner_steps"),
+        (dict(name="rap", late_start=-1), ValueError, "late_start"),
+        (dict(name="pi", amplification=0), ValueError, "amplification"),
+        (dict(name="pi", kernel_size=1), ValueError, "kernel_size"),
+        (dict(name="pi", norm="l2"), ValueError, "norm='linf'"),
+        (dict(name="ia", beta=0), ValueError, "beta"),
+        (dict(name="ir", lam=-1), ValueError, "lam"),
+        (dict(name="ir", lam=math.nan), ValueError, "lam"),
+        (dict(name="ir", lam=math.inf), ValueError, "random_start=True"),
+        (dict(name="ir", draws=0), ValueError, "draws"),
+        (dict(name="ir", coalition=0), ValueError, "coalition"),
+        (dict(name="ir", utility="margins"), ValueError, "did you mean 'margin'"),
+        (dict(name="ir", scaling="author"), ValueError, "did you mean 'authors'"),
+        (dict(model=[]), ValueError, "at least one model"),
+        (dict(model=[network, make_network().float()]), ValueError, "share dtype"),
     ]:
         with pytest.raises(error, match=words):
             create_attack(**(dict(name="pgd", model=network) | kw))
@@ -241,8 +335,59 @@ def test_bad_input_is_refused(network, x, y):
 
     with pytest.raises(ValueError, match="left the finite numbers"):
         create_attack("pgd", nn.Sequential(Root(), network).eval(), norm="none", alpha=0.1)(0 * x, y)
+    with pytest.raises(ValueError, match="same classes"):
+        create_attack("pgd", [network, make_network(classes=4)])(x, y)
+    with pytest.raises(ValueError, match="grid=7 is larger"):
+        create_attack("ir", network, grid=7)(x, y)
     with pytest.raises(ValueError, match="train mode"):
         create_attack("pgd", network.train())
+
+
+def test_a_network_that_lacks_what_a_method_needs_is_refused_by_name(network, resnet, x, y):
+    plain = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(64, 5)).double().eval()
+    label = plain(x).argmax(1)
+    for name, model, args, words in [
+        ("sgm", network, {}, "no residual branch: looked for blocks of the classes BasicBlock"),
+        ("hybrid-ir", network, {}, "no residual branch"),
+        ("ghost", network, {"skip_range": 0.1}, "needs residual blocks"),
+        ("ghost", network, {}, "looked for `layers.blocks` on Sequential"),
+        ("ghost", resnet, {"dropout": 1.0}, "dropout"),
+        ("ghost", resnet, {"skip_range": -1.0}, "skip_range"),
+        ("il", network, {}, "looked for `layers.il` on Sequential.*one of: 0, 1, 2"),
+        ("il", network, {"layer": "00"}, "unknown layer '00'"),
+        ("il", [network, resnet], {"layer": ("0",)}, "one for each of the 2 models, got 1"),
+        ("fi", network, {}, "looked for `layers.fi`"),
+        ("fi", resnet, {"targeted": True}, "untargeted"),
+        ("fi", resnet, {"keep": 0.0}, "keep"),
+        ("fi", resnet, {"masks": 0}, "masks"),
+        ("aa", network, {"guide": x}, "looked for `layers.aa`"),
+        ("aa", resnet, {}, "needs guide="),
+        ("aa", resnet, {"guide": x, "targeted": True}, "leave targeted out"),
+        ("aa", resnet, {"guide": x * 3}, "guide must lie in"),
+        ("linbp", network, {}, "looked for `layers.linbp`"),
+        ("linbp", network, {"from_layer": "12"}, "unknown from_layer '12'"),
+        ("fd", network, {}, "looked for `heads` on Sequential"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            create_attack(name, model, **args)
+    for name, args, words in [("linbp", {"from_layer": "0"}, "looked for ReLUs"), ("ia", {}, "called none")]:
+        with pytest.raises(ValueError, match=words):
+            create_attack(name, plain, **args)(x, label)
+    with pytest.raises(ValueError, match=r"one for each of x, shape \(1 or 3, 1, 6, 6\)"):
+        create_attack("aa", resnet, guide=x[:2])(x, y)
+    with pytest.raises(ValueError, match="labels must lie in 0 … 4"):  # of the heads, which are what the images meet
+        create_attack("fd", resnet, heads=make_network(classes=5))(x, y + 5)
+
+
+def test_early_stopping_reads_the_layer_and_no_more(resnet, x):
+    seen = []
+    handles = [resnet.two.register_forward_hook(lambda *_: seen.append("two")), resnet.one.register_forward_hook(lambda *_: seen.append("one"))]
+    y = resnet(x).argmax(1)
+    seen.clear()
+    create_attack("aa", resnet, guide=x[:1], steps=3)(x, y)
+    assert seen == ["one"] * 4
+    for handle in handles:
+        handle.remove()
 
 
 def test_each_slot_does_its_part_and_knows_no_other(network, x, y):
@@ -251,7 +396,7 @@ def test_each_slot_does_its_part_and_knows_no_other(network, x, y):
     entered = []
 
     @contextlib.contextmanager
-    def doubled(model):
+    def doubled(model, draws):
         entered.append("in")
         handle = model[-1].register_forward_hook(lambda m, i, z: 2 * z)
         try:
@@ -261,34 +406,36 @@ def test_each_slot_does_its_part_and_knows_no_other(network, x, y):
             entered.append("out")
 
     class Halving:
-        def step(self, x, delta, direction, alpha):
-            return (delta + alpha * direction) / 2
+        def step(self, x, delta, direction, alpha, kept):
+            half = (delta + alpha * direction) / 2
+            return half + (0 if kept is None else 0.1 * kept), half
 
     filled = replace(
         create_attack("pgd", network, norm="none", alpha=0.3, steps=3),
         network=doubled,
-        objective=lambda source, base, delta, y: source(base + delta + delta**2).gather(1, y[:, None])[:, 0],
-        sampling=lambda loss, x, delta: (loop.gradient(loss, x + 0.1, delta) + loop.gradient(loss, x - 0.1, delta)) / 2,
+        objective=lambda opened, x, y, draws: lambda source, base, delta: source(base + delta + delta**2).gather(1, y[:, None])[:, 0],
+        sampling=lambda loss, x, delta, draws, step: (loop.gradient(loss, x + 0.1, delta) + loop.gradient(loss, x - 0.1, delta)) / (2 + step),
         direction=lambda g, past: (g + (0 if past is None else past), g),
         projection=Halving(),
     )
     run = filled.run(x, y, record=True)
     for image, label, found in zip(x, y, run.deltas.unbind(1), strict=True):
-        delta, past = torch.zeros_like(image), 0
+        delta, past, kept = torch.zeros_like(image), 0, 0
         for t in range(3):
             slopes = [torch.autograd.functional.jacobian(lambda d: 2 * network((image + s + d + d**2)[None])[0, label], delta) for s in (0.1, -0.1)]  # noqa: B023
-            g = sum(slopes) / 2
-            delta, past = (delta + 0.3 * (g + past)) / 2, g
+            g = sum(slopes) / (2 + t)
+            half = (delta + 0.3 * (g + past)) / 2
+            delta, past, kept = half + 0.1 * kept, g, half
             torch.testing.assert_close(found[t + 1], delta, rtol=0, atol=1e-12)
     torch.testing.assert_close(run.losses[0], F.cross_entropy(network(x), y, reduction="none"))  # of the network as it is
-    assert entered == ["in", "out"]
+    assert entered == ["in", "out"] * 3  # anew at every step
 
     before = snapshot(network)
 
-    def breaks(loss, x, delta):
+    def breaks(loss, x, delta, draws, step):
         raise RuntimeError("in the middle")
 
     with pytest.raises(RuntimeError, match="in the middle"):
         replace(filled, sampling=breaks)(x, y)
-    assert entered == ["in", "out"] * 2
+    assert entered == ["in", "out"] * 4
     assert_untouched(network, before)

@@ -12,11 +12,12 @@ from torch.overrides import TorchFunctionMode
 from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Attack, stacked
 from irlib.ensemble import members
-from irlib.surgery import adding_blocks, outputs
+from irlib.surgery import adding_blocks, outputs, tensors
 
 SKIP_RANGE, DROPOUT = 0.22, 0.006  # published for ResNet-50 and Inception-v3
 ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
 SLICES = {Tensor.__getitem__}
+PROJECTIONS = ("downsample", "c1x1_w_s1", "c1x1_w_s2")  # what ResNets and DPNs call a shortcut that is a convolution
 
 
 class _Factors:
@@ -54,7 +55,7 @@ class _eroded_shortcuts(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
     def _enter(self, block: nn.Module, inputs: tuple) -> None:
-        self.current, self.shortcuts = block, [a for a in inputs if isinstance(a, Tensor)]
+        self.current, self.shortcuts = block, tensors(inputs)
 
     def _projected(self, _module: nn.Module, _inputs: tuple, out: Tensor) -> None:
         self.shortcuts = [out]
@@ -68,8 +69,8 @@ class _eroded_shortcuts(TorchFunctionMode):
         with ExitStack() as stack:
             for block in self.blocks:
                 handles = [block.register_forward_pre_hook(self._enter), block.register_forward_hook(self._leave)]
-                if isinstance(projection := getattr(block, "downsample", None), nn.Module):
-                    handles.append(projection.register_forward_hook(self._projected))
+                projections = [child for name, child in block.named_children() if name in PROJECTIONS]
+                handles += [projection.register_forward_hook(self._projected) for projection in projections]
                 for handle in handles:
                     stack.callback(handle.remove)
             stack.enter_context(self)
@@ -87,21 +88,21 @@ def ghost(attack: Attack, skip_range: float | None = None, dropout: float | None
     """
     adding = adding_blocks(attack.model)
     if skip_range is None and dropout is None:
-        skip_range, dropout = (SKIP_RANGE, 0.0) if adding else (0.0, DROPOUT)
-    erosion, dropped = skip_range or 0.0, dropout or 0.0
-    if not 0 <= erosion < float("inf"):
-        raise ValueError(f"skip_range must be a finite number ≥ 0, got {erosion}")
-    if not 0 <= dropped < 1:
-        raise ValueError(f"dropout must lie in [0, 1), got {dropped}")
-    if skip_range is not None and not adding and skip_range > 0:
+        skip_range, dropout = (SKIP_RANGE, None) if adding else (None, DROPOUT)
+    if skip_range is not None and not 0 <= skip_range < float("inf"):
+        raise ValueError(f"skip_range must be a finite number ≥ 0, got {skip_range}")
+    if dropout is not None and not 0 <= dropout < 1:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+    if skip_range is not None and not adding:
         raise ValueError("skip erosion needs residual blocks that add a shortcut, and the network has none: use dropout= instead")
-    blocks = [] if dropout is None or (skip_range is not None and not dropout) else _registered_blocks(attack.model)
+    eroded = {} if skip_range is None else adding
+    dropped = [] if dropout is None else _registered_blocks(attack.model)
 
     @contextmanager
     def network(model: nn.Module, draws: Draws) -> Iterator[nn.Module]:
-        kept = _Factors(lambda *shape: (draws.uniform(*shape) >= dropped) / (1 - dropped))
-        ranged = _Factors(lambda *shape: 1 + erosion * (2 * draws.uniform(*shape) - 1))
-        with outputs({b: lambda out, b=b: kept.times(b, out, *out.shape[1:]) for b in blocks}), _eroded_shortcuts(adding, ranged).on():
+        kept = _Factors(lambda *shape: (u := draws.uniform(*shape)).ge(dropout).to(u) / (1 - dropout))
+        ranged = _Factors(lambda *shape: 1 + skip_range * (2 * draws.uniform(*shape) - 1))
+        with outputs({b: lambda out, b=b: kept.times(b, out, *out.shape[1:]) for b in dropped}), _eroded_shortcuts(eroded, ranged).on():
             yield model
 
     return replace(attack, network=stacked(attack.network, network))

@@ -1,10 +1,11 @@
 """LinBP (M2): the gradient as if there were no ReLU. Network slot."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -12,7 +13,7 @@ from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Attack, stacked
 from irlib.attacks.projection import norms
 from irlib.ensemble import members
-from irlib.surgery import RELUS, adding_blocks, places
+from irlib.surgery import RELUS, adding_blocks, places, tensors
 
 OUTSIDE, BRANCH, ADDED = "outside residual blocks", "in the branch", "after the branch"
 
@@ -29,10 +30,10 @@ class _linear_backward(TorchFunctionMode):
         self.entry: list[Tensor] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function in RELUS:
+        if (top := _top(function, kwargs or {})) is not None:
             self.relus += 1
             if self.active and self.where != ADDED:
-                return _LinearReLU.apply(args[0] if args else kwargs["input"], self)
+                return _LinearReLU.apply(args[0] if args else kwargs["input"], top, self)
         return function(*args, **(kwargs or {}))
 
     def begin(self, _module: nn.Module, _inputs: tuple) -> None:
@@ -46,7 +47,7 @@ class _linear_backward(TorchFunctionMode):
 
     def enter(self, _block: nn.Module, inputs: tuple) -> None:
         self.where = BRANCH
-        self.entry = [t for a in inputs for t in (a if isinstance(a, (tuple, list)) else [a])]
+        self.entry = tensors(inputs)
 
     def leave_branch(self, _end: nn.Module, _inputs: tuple, out: Tensor) -> Tensor | None:
         self.where = ADDED
@@ -56,19 +57,28 @@ class _linear_backward(TorchFunctionMode):
         self.where = OUTSIDE
 
 
+def _top(function: Callable, kwargs: dict) -> float | None:
+    """Where the function cuts from above, if it is a ReLU: infinity, or 6 for ReLU6, which calls hardtanh from 0 to 6."""
+    if function in RELUS:
+        return torch.inf
+    if function is F.relu6 or (function is F.hardtanh and (kwargs.get("min_val"), kwargs.get("max_val")) == (0, 6)):
+        return 6.0
+    return None
+
+
 class _LinearReLU(torch.autograd.Function):
-    """max(z, 0); going back, the identity, or ReLU's own gradient where the ordinary one is asked for."""
+    """z cut to [0, top]; going back, the identity, or the cut's own gradient where the ordinary one is asked for."""
 
     @staticmethod
-    def forward(ctx, z: Tensor, mode: _linear_backward) -> Tensor:
-        ctx.save_for_backward(z > 0)
+    def forward(ctx, z: Tensor, top: float, mode: _linear_backward) -> Tensor:
+        ctx.save_for_backward((z > 0) & (z < top))
         ctx.mode = mode
-        return z.clamp_min(0)
+        return z.clamp(0, top)
 
     @staticmethod
-    def backward(ctx, g: Tensor) -> tuple[Tensor, None]:
-        (positive,) = ctx.saved_tensors
-        return (g * positive if ctx.mode.masked else g), None
+    def backward(ctx, g: Tensor) -> tuple[Tensor, None, None]:
+        (passed,) = ctx.saved_tensors
+        return (g * passed if ctx.mode.masked else g), None, None
 
 
 class _Rescaled(torch.autograd.Function):
@@ -97,7 +107,7 @@ def linbp(attack: Attack, from_layer: str | Sequence[str] | None = None) -> Atta
     ReLU after the addition stays. ``from_layer``: dotted name of the first module concerned (one for each model of an ensemble); by default
     the one registered for the network, published for ResNets (layer3, block 1). The authors' plain attack adds uniform noise at every step
     and takes 300 steps at ε = 0.03; one other code rescales at each activation. Costs one more backward pass through each of those branches.
-    Raises ValueError for a network that calls no ReLU.
+    ReLU6 is treated alike. Raises ValueError for a network that calls neither.
     """
     starts = places(attack.model, "linbp", from_layer, "from_layer")
     blocks = adding_blocks(attack.model)
