@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from irlib.attacks.draws import Draws
 from irlib.zoo.objectives import Intrinsic, OneVsRest, Resist, ResistEnsemble, divergence, robust_accuracy
 
 
@@ -36,7 +37,7 @@ def test_adversarial_training_ascends_from_a_random_start_in_eval_mode():
     model[2].momentum = 0.0
     eps, generator = 0.1, torch.Generator().manual_seed(5)
     seed = int(torch.randint(2**31, (), generator=torch.Generator().manual_seed(5)))
-    noise = torch.rand(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(seed))
+    noise = Draws(x, seed).uniform(*x.shape[1:])
     attacked = pgd(model.eval(), x, y, eps * (2 * noise - 1), eps, 2.5 * eps / 3, 3)
     assert (attacked - x).abs().max() > eps / 2
     expected = F.cross_entropy(model.train()(attacked), y)

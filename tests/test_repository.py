@@ -151,6 +151,18 @@ def test_the_readmes_table_of_networks_is_the_manifests():
         assert float(cost) == pytest.approx(facts[name]["multiply_adds"] / 1e6, rel=0.05)
 
 
+def test_the_readmes_table_of_attacks_is_the_librarys():
+    from irlib import list_attacks
+    from irlib.attacks import METHODS
+
+    text = (ROOT / "README.md").read_text()
+    rows = {slot: set(re.findall(r"`([\w-]+)`", names)) for slot, names in re.findall(r"^\| (\w+) \| [^|`]+ \| (`.*) \|$", text, re.M)}
+    assert list(rows) == ["network", "objective", "sampling", "direction", "projection"]
+    for slot, names in rows.items():
+        assert names == {name for name, (filled, _) in METHODS.items() if slot in filled}
+    assert set.union(*rows.values()) | {"pgd", "fgsm", "hybrid-ir"} == set(list_attacks())
+
+
 def test_the_readmes_example_runs():
     example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S).group(1)
     scope = {}
