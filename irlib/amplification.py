@@ -20,18 +20,8 @@ def amplification(eigenvalues: Tensor, beta: float, steps: float = math.inf) -> 
 
     Written with expm1 and log1p, so that no digits are lost near λ = 0.
     """
-    _check.positive(beta, "beta")
     lam = torch.as_tensor(eigenvalues).double()
-    if steps == math.inf:
-        growth = torch.expm1(beta * lam)
-    else:
-        _check.at_least(steps, 1, "steps")
-        step = beta / steps * lam
-        # below −1 a step overshoots and the sign alternates: no logarithm, and no cancellation that would need one
-        growth = torch.where(step >= -1, torch.expm1(steps * torch.log1p(step.clamp_min(-1))), (1 + step) ** steps - 1)
-    flat = (beta * lam).abs() < torch.finfo(torch.float64).eps / 2  # D = β(1 + βλ/2 + …) is β to the last digit
-    d = torch.where(flat, beta, growth / torch.where(flat, 1.0, lam))
-    return _finite(d, beta, lam)
+    return _grown(lam, torch.ones_like(lam), beta, steps)
 
 
 def momentum_amplification(eigenvalues: Tensor, beta: float, steps: float = math.inf) -> Tensor:
@@ -66,9 +56,26 @@ def reverse_amplification(eigenvalues: Tensor, beta: float, beta_r: float, steps
     """
     if not 0 <= beta_r < math.inf:
         raise ValueError(f"beta_r must be a finite number ≥ 0, got {beta_r}")
+    if inner_steps != math.inf:
+        _check.at_least(inner_steps, 1, "inner_steps")
     lam = torch.as_tensor(eigenvalues).double()
     damping = torch.exp(-beta_r * lam) if inner_steps == math.inf else (1 - beta_r / inner_steps * lam) ** inner_steps
-    return damping * amplification(lam * damping, beta, steps)
+    return _grown(lam, damping, beta, steps)
+
+
+def _grown(lam: Tensor, factor: Tensor, beta: float, steps: float) -> Tensor:
+    """((1 + αλρ)^m − 1)/λ, or (e^{βλρ} − 1)/λ, for ρ = ``factor``."""
+    _check.positive(beta, "beta")
+    mu = lam * factor
+    if steps == math.inf:
+        growth = torch.expm1(beta * mu)
+    else:
+        _check.at_least(steps, 1, "steps")
+        step = beta / steps * mu
+        # below −1 a step overshoots and the sign alternates: no logarithm, and no cancellation that would need one
+        growth = torch.where(step >= -1, torch.expm1(steps * torch.log1p(step.clamp_min(-1))), (1 + step) ** steps - 1)
+    flat = (beta * mu).abs() < torch.finfo(torch.float64).eps / 2  # D = βρ(1 + βλρ/2 + …) is βρ to the last digit
+    return _finite(torch.where(flat, beta * factor, growth / torch.where(lam == 0, 1.0, lam)), beta, lam)
 
 
 def _finite(d: Tensor, beta: float, lam: Tensor) -> Tensor:

@@ -57,10 +57,11 @@ class AttackGame:
         self.units = grid_cells(*x.shape[-2:], grid).to(x.device)
         self.n = grid * grid
         with torch.no_grad():
-            clean, self._bytes_per_image = _measured(model, x[:1])
+            with PassSize(model) as one:
+                clean = model(x[:1])
             _check.logits(clean, 1)
             _check.labels(y, x, clean.shape[1])
-            self.chunk = chunk or max(1, budget(x.device) // self._bytes_per_image)
+            self.chunk = chunk or max(1, budget(x.device) // one.bytes)
             self._rival = self._rivals() if utility == "margin" else y
             self._empty = self._utilities(torch.zeros(1, 1, self.n, dtype=torch.bool, device=x.device))
 
@@ -110,23 +111,39 @@ def budget(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BYTES
 
 
-def _measured(model: nn.Module, image: Tensor) -> tuple[Tensor, int]:
-    """The logits of one image, and a bound on the bytes it occupies in a pass without gradients.
+class PassSize:
+    """The bytes that a pass made meanwhile occupies, ``bytes``: a bound without a graph, and with one what the graph keeps for going back.
 
-    Such a pass frees each activation once it is used. What lives at one time is the input with its copies, and at most about four tensors
-    of the size of the largest layer output (a layer's input, its output, a residual shortcut, a work buffer).
+    A pass without gradients frees each activation once it is used. What lives at one time is the input with its copies, and at most about four
+    tensors of the size of the largest layer output (a layer's input, its output, a residual shortcut, a work buffer).
     """
-    largest = 0
 
-    def note(_module: nn.Module, _inputs: tuple, output: object) -> None:
-        nonlocal largest
-        if isinstance(output, Tensor):
-            largest = max(largest, output.nbytes)
+    def __init__(self, model: nn.Module):
+        self._model = model
+        self._parameters = {p.data_ptr() for p in model.parameters()}
+        self._largest = self._input = self._kept = 0
 
-    handles = [m.register_forward_hook(note) for m in model.modules()]
-    try:
-        z = model(image)
-    finally:
-        for handle in handles:
+    @property
+    def bytes(self) -> int:
+        return max(4 * (self._largest + self._input), self._kept)
+
+    def __enter__(self) -> "PassSize":
+        self._handles = [m.register_forward_hook(self._note) for m in self._model.modules()]
+        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept)
+        self._hooks.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._hooks.__exit__(*exception)
+        for handle in self._handles:
             handle.remove()
-    return z, 4 * (largest + image.nbytes)
+
+    def _note(self, module: nn.Module, inputs: tuple, output: object) -> None:
+        if isinstance(output, Tensor):
+            self._largest = max(self._largest, output.nbytes)
+        if module is self._model:
+            self._input = max(self._input, inputs[0].nbytes)
+
+    def _keep(self, tensor: Tensor) -> Tensor:
+        self._kept += tensor.nbytes * (tensor.data_ptr() not in self._parameters)
+        return tensor

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from irlib import _check
-from irlib.game import UTILITIES, budget, grid_cells
+from irlib.game import UTILITIES, PassSize, budget, grid_cells
 
 SCALINGS = ("authors", "paper")
 
@@ -16,7 +17,7 @@ def pairs_across(n: int, coalition: int) -> float:
     """E[k(n − k)] for the k distinct ones among ``coalition`` cells drawn with replacement from n: n(n−1)[(1−1/n)^c − (1−2/n)^c].
 
     For a quadratic v, v(Ω) − v(Ω∖A) − v(A) + v(∅) is the sum of I_ab over a in A and b outside, so this is the factor between the authors'
-    estimator and the mean pairwise interaction of Eq. 16: 6807 for n = 256 and c = 32, n − 1 for c = 1.
+    estimator and the mean pairwise interaction of Eq. 16: 6805 for n = 256 and c = 32, n − 1 for c = 1.
     """
     return n * (n - 1) * ((1 - 1 / n) ** coalition - (1 - 2 / n) ** coalition)
 
@@ -44,7 +45,9 @@ class Coalitions:
     def cells(self, x: Tensor) -> tuple[Tensor, int]:
         """The cell of every pixel (height, width), and their number."""
         height, width = x.shape[-2:]
-        grid = self.grid or min(16, max(1, min(height, width) // 2))
+        grid = self.grid or min(16, max(2, min(height, width) // 2))
+        if grid == 1:
+            raise ValueError("an interaction needs two units, grid=1 has one: use a grid of at least 2")
         return grid_cells(height, width, grid).to(x.device), grid * grid
 
     def size(self, n: int) -> int:
@@ -70,20 +73,20 @@ def contrasts(
     in it, is left out. 1 + 2·draws forwards of each image.
     """
     u = UTILITIES[utility]
-    with GraphSize(source) as graph:
+    with PassSize(source) as one:
         z = source(base + delta)
     rival = z.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
-    rest = sum_over(torch.cat([~present, present], 1), units, source, base, delta, lambda z, k: u(z.double(), y.repeat(k), rival.repeat(k)), graph)
+    rest = sum_over(torch.cat([~present, present], 1), units, source, base, delta, lambda z, k: u(z.double(), y.repeat(k), rival.repeat(k)), one)
     return z, rival, u(z.double(), y, rival) - rest / present.shape[1]
 
 
 def sum_over(
-    present: Tensor, units: Tensor, source: nn.Module, base: Tensor, delta: Tensor, value: Callable[[Tensor, int], Tensor], graph: "GraphSize"
+    present: Tensor, units: Tensor, source: nn.Module, base: Tensor, delta: Tensor, value: Callable[[Tensor, int], Tensor], one: PassSize
 ) -> Tensor:
     """(batch,): the sum over coalitions S of value(z(base + δ_S)), differentiable in ``delta``, as many at a time as memory allows.
 
     ``present`` bool (batch, k, n); ``value`` maps the logits of several copies of the batch, one after another, and their number to one value a
-    row; ``graph`` has seen one pass of the batch.
+    row; ``one`` has measured a pass of the batch.
     """
 
     def part(inside: Tensor, d: Tensor) -> Tensor:
@@ -91,7 +94,7 @@ def sum_over(
         masked = torch.where(inside.transpose(0, 1)[:, :, None, units], d, 0).flatten(0, 1)
         return value(source(base.repeat(k, 1, 1, 1) + masked), k).view(k, -1).sum(0)
 
-    copies = max(1, budget(base.device) // max(1, graph.bytes))
+    copies = max(1, budget(base.device) // one.bytes)
     return _Summed.apply(delta, part, present.split(copies, 1))
 
 
@@ -99,13 +102,13 @@ class _Summed(torch.autograd.Function):
     """Σ over parts of part(·, δ), image by image. Where δ wants a gradient, each part's is taken at once, and its graph dropped."""
 
     @staticmethod
-    def forward(ctx, delta: Tensor, part: Callable[[Tensor, Tensor], Tensor], coalitions: Sequence[Tensor]) -> Tensor:
+    def forward(ctx, delta: Tensor, part: Callable[[Any, Tensor], Tensor], parts: Sequence[Any]) -> Tensor:
         wanted = ctx.needs_input_grad[0]
         total, gradients = 0.0, torch.zeros_like(delta)
-        for inside in coalitions:
+        for each in parts:
             with torch.set_grad_enabled(wanted):
                 d = delta.detach().requires_grad_(wanted)
-                value = part(inside, d)
+                value = part(each, d)
                 if wanted:
                     gradients += torch.autograd.grad(value.sum(), d)[0]
             total = total + value.detach()
@@ -117,23 +120,6 @@ class _Summed(torch.autograd.Function):
     def backward(ctx, g: Tensor) -> tuple[Tensor, None, None]:
         (gradients,) = ctx.saved_tensors
         return gradients * g.to(gradients)[:, None, None, None], None, None
-
-
-class GraphSize(torch.autograd.graph.saved_tensors_hooks):
-    """Counts the bytes, besides the network's parameters, that the graph made meanwhile keeps for its backward pass."""
-
-    def __init__(self, source: nn.Module):
-        self.bytes = 0
-        self._parameters = {p.data_ptr() for p in source.parameters()}
-        super().__init__(self._count, lambda kept: kept)
-
-    def __enter__(self):
-        super().__enter__()
-        return self
-
-    def _count(self, tensor: Tensor) -> Tensor:
-        self.bytes += tensor.nbytes * (tensor.data_ptr() not in self._parameters)
-        return tensor
 
 
 def interaction_loss(
@@ -152,7 +138,7 @@ def interaction_loss(
     """The interaction inside ``delta``, float64 (batch,), estimated from random coalitions A of grid cells, and differentiable in ``delta``.
 
     The mean over ``draws`` coalitions of v(Ω) − v(Ω∖A) − v(A) + v(∅): what the IR attack subtracts from the loss, 2·draws + 2 forwards. Memory is
-    bounded however many coalitions: their graphs are made and dropped in parts, so the result can be differentiated once.
+    bounded however many coalitions: their graphs are made and dropped in parts. The result can be differentiated once, and by ``delta`` alone.
 
     Args:
         model, x, delta, y: as for `irlib.AttackGame`; ``delta`` may require a gradient.
@@ -160,7 +146,7 @@ def interaction_loss(
         draws: coalitions, each of ``coalition`` cells drawn with replacement; by default the authors' 32, and n/8 cells (32 of 256).
         utility: "ce" (the text's Eq. 3) or "margin" (the authors' code; y' is taken at the full δ and held).
         scaling: "authors" leaves the mean as it is; "paper" divides by `pairs_across`, so that for a quadratic loss the expectation is Eq. 16's
-            mean pairwise interaction. At 16×16 cells and 32 drawn that is 6807 times less.
+            mean pairwise interaction. At 16×16 cells and 32 drawn that is 6805 times less.
         seed: of the coalitions, which all images share here.
 
     Raises ValueError or TypeError as AttackGame does, and for draws, coalition < 1 or an unknown utility or scaling.
@@ -172,8 +158,13 @@ def interaction_loss(
     settings = Coalitions(grid, draws, coalition, utility, scaling)
     units, n = settings.cells(x)
     drawn = torch.randint(n, (1, draws, settings.size(n)), generator=torch.Generator().manual_seed(seed)).to(x.device)
-    with _check.FirstLogits(y).on(model):
-        _, rival, mean = contrasts(model, x, delta, y, with_replacement(drawn, n).expand(len(x), -1, -1), units, utility)
-    with torch.no_grad():
-        empty = UTILITIES[utility](model(x).double(), y, rival)
-    return (mean + empty) / settings.divisor(n)
+    present = with_replacement(drawn, n).expand(len(x), -1, -1)
+
+    def interaction(_: None, d: Tensor) -> Tensor:
+        with _check.FirstLogits(y).on(model):
+            _, rival, mean = contrasts(model, x, d, y, present, units, utility)
+        with torch.no_grad():
+            empty = UTILITIES[utility](model(x).double(), y, rival)
+        return (mean + empty) / settings.divisor(n)
+
+    return _Summed.apply(delta, interaction, [None])  # so that the model's parameters are no part of the graph

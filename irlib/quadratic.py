@@ -140,13 +140,14 @@ class Quadratic:
     def _redistributed(self, before: Tensor, A: Tensor, propagator: Callable[[Tensor], Tensor], beta: float) -> Tensor:
         """A·∫h, where h' = HAh from h₀ = g + H·before. In h = h₀ + Vc: c' = Nc + b with N = ΛVᵀAV and b = ΛVᵀAh₀; and ∫c = e, e' = c."""
         A = torch.as_tensor(A).double()
-        if A.shape != (len(self.g), len(self.g)):
-            raise ValueError(f"A must have shape ({len(self.g)}, {len(self.g)}), got {tuple(A.shape)}")
+        if A.shape != (len(self.g), len(self.g)) or not torch.isfinite(A).all():
+            raise ValueError(f"A must have shape ({len(self.g)}, {len(self.g)}), got {tuple(A.shape)}, and be finite")
         h, r = self.gradient(before), len(self.eigenvalues)
+        length = torch.linalg.vector_norm(h).clamp_min(torch.finfo(h.dtype).tiny)  # taken out: M's norm decides how its exponential is rounded
         left = self.eigenvalues[:, None] * (self.modes.T @ A)
         M = torch.zeros(2 * r + 1, 2 * r + 1, dtype=torch.float64)  # acts on (c, e, 1)
-        M[:r, :r], M[:r, -1], M[r:-1, :r] = left @ self.modes, left @ h, torch.eye(r)
-        return _finite(A @ (beta * h + self.modes @ propagator(M)[r:-1, -1]), "δ")
+        M[:r, :r], M[:r, -1], M[r:-1, :r] = left @ self.modes, left @ (h / length), torch.eye(r)
+        return _finite(A @ (beta * h + length * (self.modes @ propagator(M)[r:-1, -1])), "δ")
 
     def interaction(self, delta: Tensor) -> Tensor:
         """δᵀHδ = Σ_i λ_i (v_iᵀδ)² (Lemma 2), a float64 scalar. It counts a = b too, which Eq. 12's sum over a ≠ b does not."""

@@ -108,9 +108,13 @@ def _predicted(target: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
 def _logits(target: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
     _check.eval_mode(target)
     _check.images(x, target, "the images")
-    _check.labels(y, x)
-    with _check.FirstLogits(y).on(target):
-        return torch.cat([target(part) for part in x.split(batch)])
+    _check.at_least(batch, 1, "batch")
+    parts = []
+    for part in x.split(batch):
+        parts.append(target(part))
+        _check.logits(parts[-1], len(part))
+    _check.labels(y, x, parts[0].shape[1])
+    return torch.cat(parts)
 
 
 def _margin(z: Tensor, y: Tensor) -> Tensor:

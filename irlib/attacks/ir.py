@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Ascended, Attack, CrossEntropy, Opened
-from irlib.interaction_loss import Coalitions, GraphSize, contrasts, sum_over, with_replacement
+from irlib.game import PassSize
+from irlib.interaction_loss import Coalitions, contrasts, sum_over, with_replacement
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,9 @@ class PatchesDropped:
 
         def ascended(source: nn.Module, base: Tensor, delta: Tensor) -> Tensor:
             kept = draws.uniform(samples, n).argsort(2).argsort(2) >= dropped
-            with GraphSize(source) as graph:
+            with PassSize(source) as one:
                 first = self.loss.of(source(base + delta * kept[:, 0, units][:, None]), y)
-            rest = sum_over(kept[:, 1:], units, source, base, delta, lambda z, k: self.loss.of(z, y.repeat(k)), graph)
+            rest = sum_over(kept[:, 1:], units, source, base, delta, lambda z, k: self.loss.of(z, y.repeat(k)), one)
             return (first + rest) / samples
 
         return ascended
@@ -66,7 +67,7 @@ def ir(
     """IR (Eq. 16): ascend Loss(x+δ) − λ·interaction, the interaction estimated anew at every step from random coalitions of grid cells.
 
     ``lam`` λ ≥ 0; the other arguments are those of `irlib.interaction_loss`. With scaling="authors" λ = 1 is the authors' λ = 1 (the paper: 1
-    for ResNets, 2 for others): their estimator is ≈ 6807 times Eq. 16's mean pairwise interaction on 16×16 cells, so scaling="paper" needs a λ
+    for ResNets, 2 for others): their estimator is ≈ 6805 times Eq. 16's mean pairwise interaction on 16×16 cells, so scaling="paper" needs a λ
     that much larger for the same attack. ``lam=inf`` ascends −interaction alone and needs random_start=True: at δ = 0 the interaction has no
     gradient. Under VR ("vr+ir") the interaction is that around x + ξ_k (Eq. 333); the authors' code takes it around x, and sums the loss over
     the copies, which divides λ by their number. The authors' reward is the margin; "ce" is the text's. Costs 1 + 2·draws passes a step (the

@@ -1,0 +1,303 @@
+"""The interaction loss against a loop over images and coalitions, by autograd and by enumeration of all draws."""
+
+import itertools
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from irlib.game import AttackGame
+from irlib.interaction_loss import contrasts, interaction_loss, pairs_across, with_replacement
+from irlib.interactions import mean_interaction
+from tests.conftest import assert_untouched, make_images, make_network, snapshot
+
+
+def make_delta(x, seed=1, scale=0.3):
+    return scale * torch.randn(x.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def slow_loss(model, x, delta, y, grid, draws, coalition, utility, scaling, seed):
+    """The mean of v(Ω) − v(Ω∖A) − v(A) + v(∅), image by image and coalition by coalition; differentiable."""
+    height, width = x.shape[-2:]
+    n = grid * grid
+    drawn = torch.randint(n, (1, draws, coalition), generator=torch.Generator().manual_seed(seed))[0].tolist()
+    cell = [[int(r * grid / height) * grid + int(c * grid / width) for c in range(width)] for r in range(height)]
+    losses = []
+    for image, d, own in zip(x, delta, y.tolist(), strict=True):
+        full = model((image + d)[None])[0].tolist()
+        rival = max((k for k in range(len(full)) if k != own), key=lambda k, full=full: full[k])
+
+        def u(members, image=image, d=d, own=own, rival=rival):
+            mask = torch.tensor([[float(cell[r][c] in members) for c in range(width)] for r in range(height)], dtype=torch.float64)
+            z = model((image + d * mask)[None])[0]
+            return z[rival] - z[own] if utility == "margin" else torch.log(torch.exp(z).sum()) - z[own]
+
+        everyone = set(range(n))
+        terms = [u(everyone) - u(everyone - set(A)) - u(set(A)) + u(set()) for A in drawn]
+        losses.append(sum(terms) / draws)
+    loss = torch.stack(losses)
+    return (
+        loss
+        if scaling == "authors"
+        else loss / sum(len(set(A)) * (n - len(set(A))) for A in itertools.product(range(n), repeat=coalition)) * n**coalition
+    )
+
+
+@pytest.mark.parametrize("scaling", ["authors", "paper"])
+@pytest.mark.parametrize("utility", ["ce", "margin"])
+@pytest.mark.parametrize(("size", "grid", "draws", "coalition", "seed"), [(6, 2, 5, 1, 0), (7, 3, 4, 3, 1), (7, 2, 9, 5, 2)])
+def test_value_and_gradient_are_the_loops(size, grid, draws, coalition, seed, utility, scaling):
+    network, x = make_network(channels=2, size=size), make_images(channels=2, size=size)
+    y, weights = torch.tensor([0, 3, 1]), torch.tensor([1.0, -2.5, 0.3], dtype=torch.float64)
+    settings = dict(grid=grid, draws=draws, coalition=coalition, utility=utility, scaling=scaling, seed=seed)
+    delta = make_delta(x).requires_grad_()
+    found, expected = interaction_loss(network, x, delta, y, **settings), slow_loss(network, x, delta, y, **settings)
+    assert found.dtype == torch.float64 and found.shape == (3,)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    slope, slow_slope = (torch.autograd.grad(loss @ weights, delta)[0] for loss in (found, expected))
+    assert slow_slope.abs().amax((1, 2, 3)).min() > 1e-4
+    torch.testing.assert_close(slope, slow_slope, rtol=0, atol=1e-12)
+
+
+def test_the_rival_is_that_of_the_full_perturbation():
+    network, x = make_network(), make_images(batch=8)
+    with torch.no_grad():
+        network[-1].bias -= network(x).mean(0)
+    y, delta = network(x).argmax(1), make_delta(x)
+    clean, full = (network(v).scatter(1, y[:, None], -torch.inf).argmax(1) for v in (x, x + delta))
+    assert (clean != full).any()
+    settings = dict(grid=2, draws=4, coalition=2, utility="margin", scaling="authors", seed=3)
+    torch.testing.assert_close(interaction_loss(network, x, delta, y, **settings), slow_loss(network, x, delta, y, **settings), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "grid", "coalition"), [(6, 3, 1), (9, 4, 2), (20, 10, 12), (33, 16, 32), (40, 16, 32)])
+def test_by_default_it_takes_32_coalitions_of_an_eighth_of_the_cells_and_seed_0(size, grid, coalition):
+    network, x = make_network(size=size), make_images(size=size, batch=1)
+    delta, y = make_delta(x), torch.tensor([2])
+    expected = slow_loss(network, x, delta, y, grid, 32, coalition, "ce", "authors", 0)
+    torch.testing.assert_close(interaction_loss(network, x, delta, y), expected, rtol=0, atol=1e-11)
+
+
+def test_the_seed_decides_the_coalitions_whatever_the_global_state(network, x, y):
+    loss = lambda seed: interaction_loss(network, x, make_delta(x), y, grid=3, draws=4, coalition=2, seed=seed)
+    first = loss(5)
+    torch.manual_seed(99)
+    before = torch.get_rng_state()
+    assert loss(5).equal(first) and not loss(6).allclose(first)
+    assert torch.get_rng_state().equal(before)
+
+
+def test_float32_networks_agree_with_double_precision(x, y):
+    single = interaction_loss(make_network().float(), x.float(), make_delta(x).float(), y, grid=3, coalition=2)
+    assert single.dtype == torch.float64
+    torch.testing.assert_close(single, interaction_loss(make_network(), x, make_delta(x), y, grid=3, coalition=2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+@pytest.mark.parametrize("utility", ["ce", "margin"])
+def test_a_tiny_and_a_huge_memory_budget_give_the_same(monkeypatch, network, x, y, utility, wanted):
+    passes, results = [], []
+    network.register_forward_hook(lambda m, i, o: passes.append(len(o)))
+    for bytes_ in (1, 2**60):
+        monkeypatch.setattr(sys.modules["irlib.interaction_loss"], "budget", lambda device, bytes_=bytes_: bytes_)
+        passes.clear()
+        delta = make_delta(x).requires_grad_(wanted)
+        loss = interaction_loss(network, x, delta, y, grid=3, draws=6, coalition=2, utility=utility)
+        assert passes == ([3] * 14 if bytes_ == 1 else [3, 36, 3])
+        results.append([loss, *([torch.autograd.grad(loss.sum(), delta)[0]] if wanted else [])])
+    for tiny, huge in zip(*results, strict=True):
+        torch.testing.assert_close(tiny, huge, rtol=0, atol=1e-12)
+
+
+def test_the_budget_is_that_of_the_games_and_bounds_each_pass(monkeypatch, network, x, y):
+    passes = []
+    network.register_forward_hook(lambda m, i, o: passes.append(len(o)))
+    loss = lambda: interaction_loss(network, x, make_delta(x).requires_grad_(), y, grid=3, draws=20, coalition=2)
+    monkeypatch.setattr("irlib.game.CPU_BYTES", 100_000)
+    loss()
+    some = max(passes)
+    assert 3 < some < 3 * 40
+    passes.clear()
+    monkeypatch.setattr("irlib.game.CPU_BYTES", 200_000)
+    loss()
+    assert some < max(passes) < 3 * 40
+
+
+@pytest.mark.parametrize("silent", [torch.no_grad, torch.inference_mode])
+def test_each_pass_is_bounded_without_gradients_too(monkeypatch, network, x, y, silent):
+    passes = []
+    network.register_forward_hook(lambda m, i, o: passes.append(len(o)))
+    monkeypatch.setattr("irlib.game.CPU_BYTES", 100_000)
+    with silent():
+        interaction_loss(network, x, make_delta(x), y, grid=3, draws=20, coalition=2)
+    assert max(passes) < 3 * 40
+
+
+@pytest.mark.parametrize("utility", ["ce", "margin"])
+def test_a_delta_without_gradient_has_the_same_value(network, x, y, utility):
+    settings = dict(grid=2, draws=7, coalition=2, utility=utility, scaling="paper", seed=4)
+    delta = make_delta(x)
+    expected = slow_loss(network, x, delta, y, **settings)
+    torch.testing.assert_close(interaction_loss(network, x, delta, y, **settings), expected, rtol=0, atol=1e-12)
+    with torch.no_grad():
+        silent = interaction_loss(network, x, delta.requires_grad_(), y, **settings)
+    assert not silent.requires_grad
+    torch.testing.assert_close(silent, expected, rtol=0, atol=1e-12)
+
+
+def test_it_can_be_differentiated_once(network, x, y):
+    delta = make_delta(x).requires_grad_()
+    (slope,) = torch.autograd.grad(interaction_loss(network, x, delta, y, grid=2).square().sum(), delta, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+@pytest.mark.parametrize(("n", "coalition"), [(4, 3), (4, 1), (9, 3), (2, 5), (3, 7), (5, 5)])
+def test_pairs_across_is_the_mean_over_all_draws(n, coalition):
+    total = 0
+    for drawn in itertools.product(range(n), repeat=coalition):
+        k = len(set(drawn))
+        total += k * (n - k)
+    assert pairs_across(n, coalition) == pytest.approx(total / n**coalition, rel=1e-13)
+
+
+def test_pairs_across_at_the_authors_setting():
+    assert round(pairs_across(256, 32)) == 6805
+    assert pairs_across(256, 1) == pytest.approx(255, rel=1e-13)
+
+
+class QuadraticLogit(nn.Module):
+    """z = (0, q(x)) with q an exact quadratic."""
+
+    def __init__(self, pixels, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        half = torch.randn(pixels, pixels, generator=generator, dtype=torch.float64)
+        self.register_buffer("g", torch.randn(pixels, generator=generator, dtype=torch.float64))
+        self.register_buffer("H", half + half.T)
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        q = flat @ self.g + 0.5 * ((flat @ self.H) * flat).sum(1)
+        return torch.stack([torch.zeros_like(q), q], 1)
+
+
+def pair_by_pair(model, delta, grid):
+    """The mean of δ_aᵀHδ_b over ordered pairs of cells of square images."""
+    size = delta.shape[-1]
+    cell = torch.tensor([int(r * grid / size) * grid + int(c * grid / size) for r in range(size) for c in range(size)])
+    means = []
+    for d in delta.flatten(1):
+        pairs = [((d * (cell == a)) @ model.H @ (d * (cell == b))).item() for a, b in itertools.permutations(range(grid * grid), 2)]
+        means.append(sum(pairs) / len(pairs))
+    return torch.tensor(means, dtype=torch.float64)
+
+
+@pytest.mark.parametrize(("size", "grid", "coalition"), [(4, 2, 1), (4, 2, 3), (5, 2, 4), (6, 3, 2)])
+def test_over_all_draws_the_papers_scaling_is_the_mean_interaction_of_a_quadratic(monkeypatch, size, grid, coalition):
+    model, x = QuadraticLogit(size * size).eval(), make_images(size=size)
+    delta, y = make_delta(x), torch.zeros(3, dtype=torch.int64)
+    expected = pair_by_pair(model, delta, grid)
+    assert expected.abs().min() > 0.01
+    game = AttackGame(model, x, delta, y, grid=grid, utility="margin")
+    torch.testing.assert_close(mean_interaction(game), expected, rtol=0, atol=1e-11)
+
+    every = torch.tensor(list(itertools.product(range(grid**2), repeat=coalition)))[None]
+    monkeypatch.setattr(torch, "randint", lambda n, shape, generator: every.view(shape))
+    loss = interaction_loss(model, x, delta, y, grid=grid, draws=every.shape[1], coalition=coalition, utility="margin", scaling="paper")
+    torch.testing.assert_close(loss, expected, rtol=0, atol=1e-11)
+
+
+def test_its_own_draws_estimate_the_mean_interaction_of_a_quadratic():
+    model, x = QuadraticLogit(36).eval(), make_images(batch=1)
+    delta, y = make_delta(x), torch.tensor([0])
+    exact = mean_interaction(AttackGame(model, x, delta, y, grid=3, utility="margin")).item()
+    settings = dict(grid=3, draws=20, coalition=3, utility="margin", scaling="paper")
+    losses = torch.stack([interaction_loss(model, x, delta, y, **settings, seed=seed) for seed in range(300)])
+    error = losses.std().item() / 300**0.5
+    assert abs(losses.mean().item() - exact) < 4 * error
+    assert error < 0.2 * abs(exact)
+
+
+def test_each_coalition_of_each_image_is_its_own_in_contrasts(network, x, y):
+    present = torch.rand(3, 5, 9, generator=torch.Generator().manual_seed(0)) < 0.5
+    units = torch.arange(36).view(6, 6) % 9
+    delta = make_delta(x)
+    z, rival, mean = contrasts(network, x, delta, y, present, units, "ce")
+    torch.testing.assert_close(z, network(x + delta), rtol=0, atol=1e-14)
+    for i in range(3):
+        assert rival[i] == max((k for k in range(5) if k != y[i]), key=lambda k, i=i: z[i, k].item())
+        u = lambda members, i=i: -network((x[i] + delta[i] * members[units])[None])[0].log_softmax(0)[y[i]]
+        terms = [u(torch.ones(9)) - u((~A).double()) - u(A.double()) for A in present[i]]
+        torch.testing.assert_close(mean[i], sum(terms) / 5, rtol=0, atol=1e-12)
+
+
+def test_cells_drawn_twice_count_once():
+    drawn = torch.tensor([[[0, 0, 3], [1, 2, 1]], [[4, 4, 4], [0, 1, 2]]])
+    expected = [[[k in A for k in range(5)] for A in image] for image in drawn.tolist()]
+    assert with_replacement(drawn, 5).tolist() == expected
+
+
+@pytest.mark.parametrize("utility", ["ce", "margin"])
+@pytest.mark.parametrize("draws", [1, 6])
+def test_it_takes_2_draws_plus_2_forwards_an_image(network, x, y, utility, draws):
+    counted = []
+    network.register_forward_hook(lambda m, i, o: counted.append(len(o)))
+    delta = make_delta(x).requires_grad_()
+    interaction_loss(network, x, delta, y, grid=2, draws=draws, utility=utility).sum().backward()
+    assert sum(counted) == 3 * (2 * draws + 2)
+
+
+def test_a_zero_perturbation_has_no_interaction(network, x, y):
+    for utility in ("ce", "margin"):
+        loss = interaction_loss(network, x, torch.zeros_like(x), y, utility=utility)
+        torch.testing.assert_close(loss, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-14)
+
+
+def test_model_images_and_delta_stay_as_they_were(network, x, y):
+    before, images, delta = snapshot(network), x.clone(), make_delta(x).requires_grad_()
+    values = delta.detach().clone()
+    torch.autograd.grad(interaction_loss(network, x, delta, y, grid=3).sum(), delta)
+    assert_untouched(network, before)
+    assert x.equal(images) and delta.detach().equal(values) and delta.grad is None
+
+
+def test_one_cell_has_no_pairs_to_average_over(network, x, y):
+    with pytest.raises(ValueError, match="two units"):
+        interaction_loss(network, x, make_delta(x), y, grid=1, scaling="paper")
+
+
+def test_bad_input_is_refused_by_name(network, x, y):
+    before = snapshot(network)
+    nan = x.clone()
+    nan[0, 0, 0, 0] = torch.nan
+    train = make_network()
+    train[1].train()
+    ok = dict(model=network, x=x, delta=0.1 * x, y=y, grid=2)
+    for change, error, words in [
+        (dict(draws=0), ValueError, "draws"),
+        (dict(draws=2.5), ValueError, "draws"),
+        (dict(coalition=0), ValueError, "coalition"),
+        (dict(coalition=-3), ValueError, "coalition"),
+        (dict(grid=0), ValueError, "grid"),
+        (dict(grid=7), ValueError, "larger than the 6×6 image"),
+        (dict(utility="cr"), ValueError, "unknown utility.*did you mean 'ce'"),
+        (dict(utility="margins"), ValueError, "did you mean 'margin'"),
+        (dict(scaling="author"), ValueError, "unknown scaling.*did you mean 'authors'"),
+        (dict(scaling="papers"), ValueError, "did you mean 'paper'"),
+        (dict(delta=x[:2]), ValueError, "delta must have x's shape"),
+        (dict(delta=x.float()), ValueError, "delta must have x's shape"),
+        (dict(delta=nan), ValueError, "delta holds NaN"),
+        (dict(x=x + 0.5), ValueError, r"\[0, 1\]"),
+        (dict(x=x.float(), delta=x.float()), TypeError, "float32"),
+        (dict(y=y + 5), ValueError, "0 … 4 for a model of 5 logits"),
+        (dict(y=-1 - y), ValueError, "labels"),
+        (dict(y=y[:2]), ValueError, "y must have shape"),
+        (dict(y=y.double()), TypeError, "int64"),
+        (dict(model=train), ValueError, "module '1'.*model.eval()"),
+        (dict(model=lambda images: images), TypeError, "nn.Module"),
+    ]:
+        with pytest.raises(error, match=words):
+            interaction_loss(**(ok | change))
+    assert_untouched(network, before)
