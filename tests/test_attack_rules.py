@@ -91,15 +91,39 @@ def linf_path(image, gradient, eps, alpha, steps, decay=None):
     return torch.stack(path)
 
 
-def compare(name, network, gradient_of, decay=None, more=None, **args):
-    """Run the attack, then each image's path with gradient_of(i, image, label) -> (δ, step) -> gradient."""
+def raw_path(image, step, steps):
+    delta, path = torch.zeros_like(image), []
+    for t in range(steps):
+        delta = step(delta, t)
+        path.append(delta)
+    return torch.stack(path)
+
+
+def compare(name, network, gradient_of, decay=None, more=None, tape=None, raw=True, **args):
+    """Run the attack, then each image's path with gradient_of(i, image, label) -> (δ, step) -> gradient; then without sign and ball as well."""
     x = make_images()
     y = network(x).argmax(1)
-    run = create_attack(name, network, **KW, **args, **(more or {})).run(x, y, record=True)
+    args |= more or {}
+    run = create_attack(name, network, **KW, **args).run(x, y, record=True)
     for i, (image, label) in enumerate(zip(x, y, strict=True)):
         expected = linf_path(image, gradient_of(i, image, label), decay=decay, **KW)
         torch.testing.assert_close(run.deltas[1:, i], expected, rtol=0, atol=1e-10)
     assert run.delta.abs().max() > 0.9 * KW["eps"]  # the ball was reached: clipping was tested too
+    if not raw:
+        return
+    if tape is not None:
+        tape.clear()
+    run = create_attack(name, network, norm="none", alpha=0.4, steps=2, **args).run(x, y, record=True)
+    for i, (image, label) in enumerate(zip(x, y, strict=True)):
+        gradient, m = gradient_of(i, image, label), torch.zeros_like(image)
+
+        def step(d, t, gradient=gradient):
+            nonlocal m
+            g = gradient(d, t)
+            m = g if decay is None else decay * m + g / g.abs().sum()
+            return d + 0.4 * m
+
+        torch.testing.assert_close(run.deltas[1:, i], raw_path(image, step, 2), rtol=0, atol=1e-10)
 
 
 # ---- direction
@@ -142,7 +166,7 @@ def test_vr_averages_over_noise_at_x(network, tape):
         at = lambda d, t, k: loss_gradient(lambda v: forward(network, v), image + tape[3 * t + k][i] * 0.1 + d, label)
         return lambda d, t: sum(at(d, t, k) for k in range(3)) / 3
 
-    compare("vr", network, gradient_of, sigma=0.1, samples=3)
+    compare("vr", network, gradient_of, sigma=0.1, samples=3, tape=tape)
 
 
 def resize_matrix(size, to):
@@ -199,7 +223,7 @@ def test_rap_descends_inside_before_it_ascends(late, network, tape):
 
         return gradient
 
-    compare("rap", network, gradient_of, eps_n=0.09, inner_steps=3, late_start=late)
+    compare("rap", network, gradient_of, eps_n=0.09, inner_steps=3, late_start=late, tape=tape)
 
 
 # ---- network
@@ -279,7 +303,7 @@ def test_ghost_redraws_its_shortcuts_at_every_step(network, tape):
         factor = lambda t: lambda block, s: s * (1 + 0.5 * (2 * tape[2 * t + block][i] - 1))
         return lambda d, t: loss_gradient(lambda v: forward(network, v, shortcut=factor(t)), image + d, label)
 
-    compare("ghost", network, gradient_of, skip_range=0.5)
+    compare("ghost", network, gradient_of, skip_range=0.5, tape=tape)
 
 
 def test_ghost_drops_features_after_every_block(network, tape):
@@ -287,7 +311,7 @@ def test_ghost_drops_features_after_every_block(network, tape):
         kept = lambda t: lambda block, v: v * (tape[2 * t + block][i] >= 0.2) / 0.8
         return lambda d, t: loss_gradient(lambda v: forward(network, v, after=kept(t)), image + d, label)
 
-    compare("ghost", network, gradient_of, dropout=0.2)
+    compare("ghost", network, gradient_of, dropout=0.2, tape=tape)
 
 
 def test_ia_smooths_and_scales(network):
@@ -321,7 +345,7 @@ def test_il_goes_further_along_the_feature_change_of_a_first_attack(name, networ
         change = (f(image + base) - f(image)).detach()
         return lambda d, t: jacobian(lambda v: ((f(v) - f(image)) * change).sum(), image + d)
 
-    compare(name, network, gradient_of, decay=decay, base_steps=3, base_alpha=0.02)
+    compare(name, network, gradient_of, decay=decay, base_steps=3, base_alpha=0.02, raw=False)
 
 
 def test_aa_approaches_the_features_of_its_guide(network):
@@ -344,7 +368,7 @@ def test_fi_descends_the_important_features(decay, network, tape):
         w = w / (w**2).sum().sqrt()
         return lambda d, t: -jacobian(lambda v: (w * f(v)).sum(), image + d)
 
-    compare("fi", network, gradient_of, decay, {"decay": decay}, masks=4, keep=0.8)
+    compare("fi", network, gradient_of, decay, {"decay": decay}, masks=4, keep=0.8, tape=tape)
 
 
 def masked(delta, cells, keep):
@@ -381,7 +405,7 @@ def test_ir_subtracts_the_interaction(utility, scaling, network, tape):
 
         return gradient
 
-    compare("ir", network, gradient_of, lam=0.7, grid=3, draws=4, coalition=3, utility=utility, scaling=scaling)
+    compare("ir", network, gradient_of, lam=0.7, grid=3, draws=4, coalition=3, utility=utility, scaling=scaling, tape=tape)
 
 
 def test_vr_ir_has_the_noise_in_the_interaction(network, tape):
@@ -401,7 +425,23 @@ def test_vr_ir_has_the_noise_in_the_interaction(network, tape):
 
         return gradient
 
-    compare("vr+ir", network, gradient_of, sigma=0.1, samples=2, grid=3, draws=3, coalition=2)
+    compare("vr+ir", network, gradient_of, sigma=0.1, samples=2, grid=3, draws=3, coalition=2, tape=tape)
+
+
+def test_ghost_ir_measures_the_interaction_in_one_ghost_network(network, tape):
+    """The coalitions are drawn at the start of a step, the factors when the first copy of the images meets each block; all copies then share them."""
+
+    def gradient_of(i, image, label):
+        def gradient(d, t):
+            cells, first = tape[3 * t][i], 3 * t + 1
+            eroded = lambda v: forward(network, v, shortcut=lambda block, s: s * (1 + 0.5 * (2 * tape[first + block][i] - 1)))
+            at = lambda keep: masked(loss_gradient(eroded, image + masked(d, CELLS, keep), label), CELLS, keep)
+            contrast = sum(at(EVERY) - at(EVERY - set(c)) - at(set(c)) for c in cells.tolist()) / 3
+            return at(EVERY) - 0.8 * contrast
+
+        return gradient
+
+    compare("ghost+ir", network, gradient_of, skip_range=0.5, lam=0.8, grid=3, draws=3, coalition=2, tape=tape)
 
 
 def test_interaction_alone_starts_somewhere(network, tape):
@@ -431,7 +471,7 @@ def test_the_control_averages_over_dropped_patches(network, tape):
 
         return gradient
 
-    compare("ir", network, gradient_of, control=True, grid=3, draws=2)
+    compare("ir", network, gradient_of, control=True, grid=3, draws=2, tape=tape)
 
 
 def test_a_target_turns_the_sign_of_the_whole_reward(network):
@@ -477,14 +517,6 @@ def test_pi_hands_the_excess_to_the_neighbours(size, alpha, network):
 # ---- the idealised recursions, on networks
 
 
-def raw_path(image, step, steps):
-    delta, path = torch.zeros_like(image), []
-    for t in range(1, steps + 1):
-        delta = step(delta, t)
-        path.append(delta)
-    return torch.stack(path)
-
-
 @pytest.mark.parametrize("name", ["mi", "rap", "pi", "il"])
 def test_idealised_forms_follow_the_recursion_of_their_proof(name, network):
     x, alpha, steps = make_images(), 0.15, 6
@@ -497,7 +529,7 @@ def test_idealised_forms_follow_the_recursion_of_their_proof(name, network):
 
         def mi(d, t, grad=grad):
             nonlocal mean
-            mean = (t - 1) / t * mean + grad(d) / t
+            mean = (t * mean + grad(d)) / (t + 1)
             return d + alpha * mean
 
         def rap(d, t, grad=grad):
@@ -568,4 +600,4 @@ def test_hybrid_ir_fills_four_slots(network, tape):
 
         return gradient
 
-    compare("hybrid-ir", network, gradient_of, decay=1.0, sigma=0.1, samples=2, gamma=0.3, lam=0.5, grid=3, draws=2, coalition=2)
+    compare("hybrid-ir", network, gradient_of, decay=1.0, sigma=0.1, samples=2, gamma=0.3, lam=0.5, grid=3, draws=2, coalition=2, tape=tape)

@@ -15,7 +15,7 @@ class Draws:
     """
 
     def __init__(self, x: Tensor, seed: int):
-        self._generators = [torch.Generator(x.device).manual_seed(_key(image.tobytes(), seed)) for image in x.detach().double().cpu().numpy()]
+        self._generators = [torch.Generator(x.device).manual_seed(_key(image.tobytes(), seed)) for image in x.detach().cpu().double().numpy()]
         self._kind = {"dtype": x.dtype, "device": x.device}
 
     def uniform(self, *shape: int) -> Tensor:
