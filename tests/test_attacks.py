@@ -14,7 +14,7 @@ from torch import nn
 
 from irlib import create_attack, list_attacks
 from irlib.attacks import loop
-from tests.conftest import assert_untouched, make_images, make_network, make_resnet, needed, snapshot
+from tests.conftest import TinyResNet, assert_untouched, make_images, make_network, make_resnet, needed, snapshot
 
 KW = dict(eps=0.06, alpha=0.015, steps=7)
 
@@ -377,6 +377,54 @@ def test_a_network_that_lacks_what_a_method_needs_is_refused_by_name(network, re
         create_attack("aa", resnet, guide=x[:2])(x, y)
     with pytest.raises(ValueError, match="labels must lie in 0 … 4"):  # of the heads, which are what the images meet
         create_attack("fd", resnet, heads=make_network(classes=5))(x, y + 5)
+
+
+class Counted(nn.Module):
+    """The network, with the images that enter it and the images whose gradient comes out of it."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.rows, self.gradients = network, 0, 0
+        self.layers = TinyResNet.layers.inside("network")
+
+    def forward(self, x):
+        self.rows += len(x)
+        if x.requires_grad:
+            x = x.clone()
+            x.register_hook(self._count)
+        return self.network(x)
+
+    def _count(self, g):
+        self.gradients += len(g)
+
+
+STEPS = 4
+PASSES = {  # forwards and backwards of an image, where they are not one of each a step
+    "fgsm": (1, 1), "aa": (STEPS + 1, STEPS), "fi": (3 + STEPS, STEPS), "il": (2 + 2 + STEPS, 2 + STEPS), "rap": (3 * STEPS,) * 2,
+    "vr": (2 * STEPS,) * 2,
+    "ir": (5 * STEPS,) * 2, "hybrid-ir": (2 * 5 * STEPS,) * 2, "fd": (0, 0), "ghost+sgm+vr": (2 * STEPS,) * 2, "linbp+rap": (3 * STEPS,) * 2,
+    "mi+il": (2 + 2 + STEPS, 2 + STEPS), "sgm+ti+ir": (5 * STEPS,) * 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", list_attacks() + COMBINED)
+def test_no_pass_is_made_that_the_rule_does_not_need(name, resnet, x):
+    """FI's backward passes for its weights end at the layer; FD's passes are its heads'; IR's empty coalition, constant in δ, is not evaluated."""
+    y, model, args = resnet(x).argmax(1), Counted(resnet).eval(), few(name)
+    if name == "fd":
+        args["heads"] = Counted(make_network(7)).eval()
+    create_attack(name, model, steps=STEPS, eps=0.1, alpha=0.02, **args)(x, y)
+    assert (model.rows / 3, model.gradients / 3) == PASSES.get(name, (STEPS, STEPS))
+    if name == "fd":
+        assert (args["heads"].rows / 3, args["heads"].gradients / 3) == (STEPS, STEPS)
+
+
+def test_linbp_goes_back_through_its_branches_twice_and_through_the_rest_once(resnet, x):
+    seen = []
+    for name in ("conv", "one.conv1", "two.conv1", "fc"):
+        resnet.get_submodule(name).register_full_backward_hook(lambda *_, name=name: seen.append(name))
+    create_attack("linbp", resnet, eps=0.1, alpha=0.02, steps=1, from_layer="two")(x, resnet(x).argmax(1))
+    assert sorted(seen) == ["conv", "fc", "one.conv1", "two.conv1", "two.conv1"]
 
 
 def test_early_stopping_reads_the_layer_and_no_more(resnet, x):
