@@ -31,6 +31,7 @@ def problem(seed, definite, side=3):
 
 FORMS = {
     "pgd": (dict(norm="none"), lambda q, alpha, m: q.multi_step(alpha, m)),
+    "fgsm": (dict(idealised=True), lambda q, alpha, m: q.single_step(alpha)),
     "mi": (dict(idealised=True), lambda q, alpha, m: q.mi(alpha, m)),
     "rap": (dict(idealised=True, inner_steps=4), lambda q, alpha, m: q.rap(alpha, m, 4)),
     "il": (dict(idealised=True, base_steps=5, base_alpha=0.07), lambda q, alpha, m: q.il(alpha * m, 0.35, 5)),

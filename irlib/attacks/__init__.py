@@ -93,7 +93,8 @@ def create_attack(
         norm: "linf" (sign steps; the default), "l2" (normalised steps) or "none": plain gradient ascent, as in Eq. 10, without sign, clip or ball.
         targeted: descend the loss of the label given instead of ascending it. FI has no targeted form; AA aims at its guide image instead.
         random_start: start uniformly in the ball; drawn from ``seed``, as everything random in the attack is.
-        idealised: the recursion of the paper's proof instead of the published rule, on raw gradients, for mi, rap, pi and il.
+        idealised: the recursion of the paper's proof instead of the published rule, on raw gradients: mi, rap, pi and il have one of their own,
+            pgd's and fgsm's is norm="none".
         method: arguments of the methods: mi `decay`; ti `kernel_size`; di `prob`; vr `sigma, samples`; rap `eps_n, inner_steps, late_start`;
             sgm `gamma`; ghost `skip_range, dropout`; linbp `from_layer`; ia `beta, residual_scale`; il `layer, base_steps, base_alpha`;
             fi `layer, masks, keep`; aa `guide, layer`; fd `heads`; pi `amplification, kernel_size`; ir `lam, grid, draws, coalition, utility,
@@ -114,8 +115,8 @@ def create_attack(
         if argument not in known:
             raise TypeError(f"attack {name!r} has no argument {argument!r}; its own are: {', '.join(known) or 'none'}")
     if idealised:
-        if not set(names) & set(IDEALISED):
-            raise ValueError(f"the paper has no idealised form of {name!r}; it has one of {', '.join(IDEALISED)}")
+        if not set(names) & {*IDEALISED, "pgd", "fgsm"}:
+            raise ValueError(f"the paper has no idealised form of {name!r}; it has one of {', '.join(IDEALISED)}, and of pgd and fgsm")
         if norm not in (None, "none"):
             raise ValueError(f"idealised attacks have no sign and no ball: leave norm={norm!r} out")
         norm = "none"

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -15,8 +16,13 @@ class Draws:
     """
 
     def __init__(self, x: Tensor, seed: int):
-        self._generators = [torch.Generator(x.device).manual_seed(_key(image.tobytes(), seed)) for image in x.detach().cpu().double().numpy()]
+        self._x, self._seed = x, seed
         self._kind = {"dtype": x.dtype, "device": x.device}
+
+    @cached_property
+    def _generators(self) -> list[torch.Generator]:
+        images = self._x.detach().cpu().double().numpy()
+        return [torch.Generator(self._x.device).manual_seed(_key(image.tobytes(), self._seed)) for image in images]
 
     def uniform(self, *shape: int) -> Tensor:
         """(batch, *shape), uniform in [0, 1)."""
