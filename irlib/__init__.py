@@ -3,8 +3,8 @@
 from irlib.attacks import Attack, Run, create_attack, list_attacks
 from irlib.data import load_images
 from irlib.game import AttackGame, Game
-from irlib.interaction_loss import interaction_loss
 from irlib.interactions import interaction_matrix, mean_interaction, total_interaction
+from irlib.loss import interaction_loss
 from irlib.models import list_models, load_model
 from irlib.quadratic import Quadratic
 from irlib.shapley import shapley_values

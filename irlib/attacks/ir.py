@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Ascended, Attack, CrossEntropy, Opened
 from irlib.game import PassSize
-from irlib.interaction_loss import Coalitions, contrasts, sum_over, with_replacement
+from irlib.loss import Coalitions, contrasts, sum_over, with_replacement
 
 
 @dataclass(frozen=True)

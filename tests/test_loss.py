@@ -1,15 +1,14 @@
 """The interaction loss against a loop over images and coalitions, by autograd and by enumeration of all draws."""
 
 import itertools
-import sys
 
 import pytest
 import torch
 from torch import nn
 
 from irlib.game import AttackGame
-from irlib.interaction_loss import contrasts, interaction_loss, pairs_across, with_replacement
 from irlib.interactions import mean_interaction
+from irlib.loss import contrasts, interaction_loss, pairs_across, with_replacement
 from tests.conftest import assert_untouched, make_images, make_network, snapshot
 
 
@@ -100,7 +99,7 @@ def test_a_tiny_and_a_huge_memory_budget_give_the_same(monkeypatch, network, x, 
     passes, results = [], []
     network.register_forward_hook(lambda m, i, o: passes.append(len(o)))
     for bytes_ in (1, 2**60):
-        monkeypatch.setattr(sys.modules["irlib.interaction_loss"], "budget", lambda device, bytes_=bytes_: bytes_)
+        monkeypatch.setattr("irlib.loss.budget", lambda device, bytes_=bytes_: bytes_)
         passes.clear()
         delta = make_delta(x).requires_grad_(wanted)
         loss = interaction_loss(network, x, delta, y, grid=3, draws=6, coalition=2, utility=utility)
