@@ -44,8 +44,10 @@ RULES: dict[str, tuple[str, dict[str, int]]] = {
 NOTE = """\
 ratio: time of the attack over (its passes × a bare pass), median (lowest–highest) of the repeats. Passes are counted: images that entered the
 network, over the batch. One that stops at a layer (il, aa, fi once its masks are done) or has no backward (of il and aa) counts as a whole one:
-those ratios can be below 1. linbp goes back through residual branches twice, forward once: above 1 by its rule. fd's are passes of its heads."""
+those ratios can be below 1. linbp goes back through residual branches twice, forward once, and ia has an
+exponential and a logarithm where the network had ReLU: above 1 by their rules. fd's are passes of its heads."""
 LIBRARIES = ("torchattack", "torchattacks")
+NETWORKS = [name for name in torchvision.models.list_models(torchvision.models) if "resne" in name]  # ResNets, ResNeXts, wide ones
 
 
 @dataclass(frozen=True)
@@ -173,16 +175,15 @@ def main(argv: list[str] | None = None) -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("attacks", help="time over that of the passes that the rules need, and over other libraries' time")
     command.set_defaults(run=attacks)
-    command.add_argument("--network", choices=torchvision.models.list_models(torchvision.models.resnet), default="resnet18", metavar="NAME")
+    command.add_argument("--network", choices=NETWORKS, default="resnet18", metavar="NAME")
     command.add_argument("--only", nargs="+", choices=list_attacks(), metavar="ATTACK", help="default: all")
     for name, default in (("batch", 8), ("size", 224), ("steps", 2), ("repeats", 5)):
         command.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default {default}")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     command.add_argument("--out", type=Path, metavar="FILE.json", help="where to write the result besides printing it")
     args = parser.parse_args(argv)
-    for name in ("batch", "size", "steps", "repeats"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    if small := [name for name in ("batch", "size", "steps", "repeats") if getattr(args, name) < 1]:
+        parser.error(f"--{small[0]} must be at least 1, got {getattr(args, small[0])}")
     if args.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch finds no GPU here")
     if args.out and (args.out.is_dir() or not args.out.parent.is_dir()):

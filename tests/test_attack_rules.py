@@ -152,10 +152,10 @@ def test_ti_smooths_the_gradient_and_momentum_collects_it_smoothed(name, network
 
 
 def test_the_published_kernel_shrinks_with_the_image():
-    from irlib.attacks.ti import gaussian_kernel, scaled_size
+    from irlib.attacks.ti import gaussian_line, scaled_size
 
     assert [scaled_size(side) for side in (28, 112, 224, 299)] == [3, 7, 15, 15]
-    torch.testing.assert_close(gaussian_kernel(15), kernel(15), rtol=0, atol=1e-15)
+    torch.testing.assert_close(torch.outer(gaussian_line(15), gaussian_line(15)), kernel(15), rtol=0, atol=1e-15)
 
 
 # ---- sampling

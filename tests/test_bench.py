@@ -35,6 +35,15 @@ PASSES = {
 TINY = ["attacks", "--batch", "2", "--size", "32", "--steps", "1", "--repeats", "1"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Where other jobs run, several threads on tensors as small as these wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def at():
     return bench.scene("resnet18", batch=2, size=32, device="cpu")
@@ -52,6 +61,14 @@ def test_passes_are_those_of_the_rule(name, at):
     expected, arguments = PASSES[name]
     assert bench.passes(at.attack(name, STEPS, **arguments), at.heads if name == "fd" else at.model, at.x, at.y) == expected
     assert eval(bench.RULES.get(name, ("steps",))[0].replace("·", "*"), {"steps": STEPS, **arguments}) == expected  # as it is printed
+
+
+@pytest.mark.parametrize("network", ["resnext50_32x4d", "resnet50"])
+def test_deeper_networks_have_all_places(network):
+    at = bench.scene(network, batch=1, size=32, device="cpu")
+    assert network in bench.NETWORKS
+    assert [bench.passes(at.attack(name, 1), at.model, at.x, at.y) for name in ("aa", "linbp", "ghost", "sgm", "ia")] == [2, 1, 1, 1, 1]
+    assert bench.passes(at.attack("fi", 1, masks=1), at.model, at.x, at.y) == 2
 
 
 def test_images_are_counted_not_calls(at):
@@ -127,7 +144,7 @@ def test_other_libraries_do_the_same(library, name, at):
 @pytest.mark.parametrize(
     ("bad", "says"),
     [
-        (["--network", "resnet19"], "resnet19"),
+        (["--network", "resnet19"], "resnet18"),
         (["--only", "pdg"], "pdg"),
         (["--batch", "0"], "--batch must be at least 1"),
         (["--repeats", "-1"], "--repeats must be at least 1"),
