@@ -112,11 +112,8 @@ class FirstLogits:
                 labels(self.y, self.y, z.shape[1])
                 self.y = None
 
-        handle = source.register_forward_hook(check)
-        try:
+        with source.register_forward_hook(check):
             yield
-        finally:
-            handle.remove()
 
 
 def positive(value: float, name: str) -> None:

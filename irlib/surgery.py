@@ -37,16 +37,18 @@ DENSE = ("_DenseLayer", "DenseLayer")
 RELUS = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
-def residual_branches(model: nn.Module) -> dict[str, nn.Module]:
-    """The last module of every residual or dense branch, by the name of its block, in the order of the network.
-
-    Raises ValueError for a network without any, naming what was looked for.
-    """
-    found = {
+def branches(model: nn.Module) -> dict[str, nn.Module]:
+    """The last module of every residual or dense branch, by the name of its block, in the order of the network; empty where there is none."""
+    return {
         name: block.get_submodule(BRANCH_END[type(block).__name__])
         for name, block in model.named_modules()
         if type(block).__name__ in BRANCH_END and getattr(block, "has_skip", True)  # of timm's EfficientNet blocks, some have no shortcut
     }
+
+
+def residual_branches(model: nn.Module) -> dict[str, nn.Module]:
+    """`branches`, of a network that must have some: raises ValueError for one without, naming what was looked for."""
+    found = branches(model)
     if not found:
         kinds = sorted({type(m).__name__ for m in model.modules() if next(m.children(), None) is not None})
         raise ValueError(f"no residual branch: looked for blocks of the classes {', '.join(BRANCH_END)}; the network has {', '.join(kinds)}")
@@ -55,12 +57,13 @@ def residual_branches(model: nn.Module) -> dict[str, nn.Module]:
 
 def adding_blocks(model: nn.Module) -> dict[nn.Module, nn.Module]:
     """The blocks that add a branch to a shortcut, each with the last module of its branch. Dense layers, which append theirs, are not among them."""
-    try:
-        branches = residual_branches(model)
-    except ValueError:
-        return {}
-    blocks = {model.get_submodule(name): end for name, end in branches.items()}
+    blocks = {model.get_submodule(name): end for name, end in branches(model).items()}
     return {block: end for block, end in blocks.items() if type(block).__name__ not in DENSE}
+
+
+def is_dense(model: nn.Module) -> bool:
+    """Whether any of its blocks is a DenseNet's."""
+    return any(type(module).__name__ in DENSE for module in model.modules())
 
 
 def places(model: nn.Module, method: str, given: str | Sequence[str] | None, argument: str = "layer") -> list[nn.Module]:
@@ -100,8 +103,7 @@ def outputs(changes: dict[nn.Module, Callable[[Tensor], Tensor]]) -> Iterator[No
     """While it lasts, each module's output passes through its change."""
     with ExitStack() as stack:
         for module, change in changes.items():
-            handle = module.register_forward_hook(lambda _module, _inputs, out, change=change: change(out))
-            stack.callback(handle.remove)
+            stack.enter_context(module.register_forward_hook(lambda _module, _inputs, out, change=change: change(out)))
         yield
 
 

@@ -16,7 +16,6 @@ from irlib.surgery import adding_blocks, outputs, tensors
 
 SKIP_RANGE, DROPOUT = 0.22, 0.006  # published for ResNet-50 and Inception-v3
 ADDITIONS = {torch.add, Tensor.add, Tensor.add_, Tensor.__add__, Tensor.__iadd__, Tensor.__radd__}
-SLICES = {Tensor.__getitem__}
 PROJECTIONS = ("downsample", "c1x1_w_s1", "c1x1_w_s2")  # what ResNets and DPNs call a shortcut that is a convolution
 
 
@@ -44,9 +43,9 @@ class _eroded_shortcuts(TorchFunctionMode):
         self.shortcuts: list[Tensor] = []
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if self.current is not None and function in ADDITIONS | SLICES:
+        if self.current is not None and (function in ADDITIONS or function is Tensor.__getitem__):
             at = next((i for i, a in enumerate(args) if any(a is s for s in self.shortcuts)), None)
-            if at is not None and function in SLICES:
+            if at is not None and function is Tensor.__getitem__:
                 self.shortcuts.append(function(*args))
                 return self.shortcuts[-1]
             if at is not None:
@@ -72,7 +71,7 @@ class _eroded_shortcuts(TorchFunctionMode):
                 projections = [child for name, child in block.named_children() if name in PROJECTIONS]
                 handles += [projection.register_forward_hook(self._projected) for projection in projections]
                 for handle in handles:
-                    stack.callback(handle.remove)
+                    stack.enter_context(handle)
             stack.enter_context(self)
             yield
 

@@ -8,24 +8,17 @@ from dataclasses import replace
 from torch import nn
 
 from irlib.attacks.loop import Attack, stacked
-from irlib.surgery import DENSE, Smoothed, residual_branches
+from irlib.surgery import Smoothed, branches, is_dense
 
 RESIDUAL, DENSENET = (0.98, 0.87, 0.73, 0.19), (0.8, 0.8, 0.8, 0.44)  # the four stages' scales
 
 
 def published_scales(model: nn.Module) -> list[float]:
     """The published scale of each branch: by its stage, where the block's name has one, else by the quarter of the depth it lies in."""
-    blocks = _branches(model)
-    by_stage = DENSENET if any(type(model.get_submodule(name)).__name__ in DENSE for name in blocks) else RESIDUAL
+    blocks = branches(model)
+    by_stage = DENSENET if is_dense(model) else RESIDUAL
     stages = [re.search(r"(?:layer|denseblock)([1-4])\b", name) for name in blocks]
     return [by_stage[int(stage[1]) - 1 if stage else 4 * i // len(blocks)] for i, stage in enumerate(stages)]
-
-
-def _branches(model: nn.Module) -> dict[str, nn.Module]:
-    try:
-        return residual_branches(model)
-    except ValueError:
-        return {}  # ReLUs are smoothed all the same
 
 
 def ia(attack: Attack, beta: float = 20.0, residual_scale: float | Sequence[float] | None = None) -> Attack:

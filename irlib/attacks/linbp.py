@@ -125,9 +125,9 @@ def linbp(attack: Attack, from_layer: str | Sequence[str] | None = None) -> Atta
                     block.register_forward_hook(mode.leave),
                 ]
             for handle in handles:
-                stack.callback(handle.remove)
-            with mode:
-                yield model
+                stack.enter_context(handle)
+            stack.enter_context(mode)
+            yield model
         if mode.passes and not mode.relus:
             raise ValueError(f"LinBP looked for ReLUs, and {type(model).__name__} called none")
 

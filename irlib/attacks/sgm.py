@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Attack, stacked
-from irlib.surgery import DENSE, outputs, residual_branches
+from irlib.surgery import is_dense, outputs, residual_branches
 
 
 def sgm(attack: Attack, gamma: float | None = None) -> Attack:
@@ -20,7 +20,7 @@ def sgm(attack: Attack, gamma: float | None = None) -> Attack:
     """
     branches = residual_branches(attack.model)
     if gamma is None:
-        gamma = 0.5 if any(type(attack.model.get_submodule(name)).__name__ in DENSE for name in branches) else 0.2
+        gamma = 0.5 if is_dense(attack.model) else 0.2
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie in [0, 1], got {gamma}")
 
