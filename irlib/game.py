@@ -90,7 +90,12 @@ class AttackGame:
     def _rivals(self) -> Tensor:
         """y': for each image the largest class but y at the full perturbation."""
         parts = zip(self.x.split(self.chunk), self.delta.split(self.chunk), self.y.split(self.chunk), strict=True)
-        return torch.cat([self.model(x + d).scatter(1, y[:, None], -torch.inf).argmax(1) for x, d, y in parts])
+        return torch.cat([rivals(self.model(x + d), y) for x, d, y in parts])
+
+
+def rivals(z: Tensor, y: Tensor) -> Tensor:
+    """y': for each row of the logits z (rows, classes) the largest class but y."""
+    return z.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
 
 
 def cross_entropy(z: Tensor, y: Tensor, rival: Tensor) -> Tensor:

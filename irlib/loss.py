@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from irlib import _check
-from irlib.game import UTILITIES, PassSize, budget, grid_cells
+from irlib.game import UTILITIES, PassSize, budget, grid_cells, rivals
 
 SCALINGS = ("authors", "paper")
 
@@ -75,7 +75,7 @@ def contrasts(
     u = UTILITIES[utility]
     with PassSize(source) as one:
         z = source(base + delta)
-    rival = z.detach().scatter(1, y[:, None], -torch.inf).argmax(1)
+    rival = rivals(z, y)
     rest = sum_over(torch.cat([~present, present], 1), units, source, base, delta, lambda z, k: u(z.double(), y.repeat(k), rival.repeat(k)), one)
     return z, rival, u(z.double(), y, rival) - rest / present.shape[1]
 

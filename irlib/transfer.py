@@ -9,6 +9,7 @@ from scipy.stats import bootstrap
 from torch import Tensor, nn
 
 from irlib import _check
+from irlib.game import margin, rivals
 
 
 class Interval(NamedTuple):
@@ -19,12 +20,22 @@ class Interval(NamedTuple):
     high: float
 
 
+@torch.no_grad()
+def logits(model: nn.Module, x: Tensor, batch: int = 500) -> Tensor:
+    """(images, classes): model(x), ``batch`` images a pass. Raises ValueError for an output that is not finite logits."""
+    parts = []
+    for part in x.split(batch):
+        parts.append(model(part))
+        _check.logits(parts[-1], len(part))
+    return torch.cat(parts)
+
+
 def fooled(x_adv: Tensor, y: Tensor, targets: nn.Module | Sequence[nn.Module], batch: int = 500) -> Tensor:
     """bool (targets, images): whether each target gives the adversarial image another label than y, ``batch`` images a pass.
 
     Every rate of this module is a mean over these. Raises ValueError or TypeError for images, labels or a target that make no sense.
     """
-    return torch.stack([_predicted(target, x_adv, y, batch) != y for target in _several(targets)])
+    return torch.stack([_labelled(target, x_adv, y, batch).argmax(1) != y for target in _several(targets)])
 
 
 def transfer_success(x_adv: Tensor, y: Tensor, targets: nn.Module | Sequence[nn.Module], x: Tensor | None = None) -> Tensor:
@@ -41,11 +52,10 @@ def transfer_success(x_adv: Tensor, y: Tensor, targets: nn.Module | Sequence[nn.
     return (missed * right).sum(1) / right.sum(1)
 
 
-@torch.no_grad()
 def transfer_utility(x_adv: Tensor, x: Tensor, y: Tensor, target: nn.Module, batch: int = 500) -> Tensor:
     """float64 (images,): by how much the perturbation moves the target's margin max_{y'≠y} z_y' − z_y; y' is chosen anew at each of the two."""
     _check.like(x, x_adv, "x", "x_adv")
-    return _margin(_logits(target, x_adv, y, batch), y) - _margin(_logits(target, x, y, batch), y)
+    return _margin(_labelled(target, x_adv, y, batch), y) - _margin(_labelled(target, x, y, batch), y)
 
 
 def leave_one_out(fooled: Tensor) -> float:
@@ -100,23 +110,15 @@ def _several(targets: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
     return several
 
 
-def _predicted(target: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
-    return _logits(target, x, y, batch).argmax(1)
-
-
-@torch.no_grad()
-def _logits(target: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
+def _labelled(target: nn.Module, x: Tensor, y: Tensor, batch: int) -> Tensor:
+    """The target's logits of checked images, among whose classes the labels y are."""
     _check.eval_mode(target)
     _check.images(x, target, "the images")
     _check.at_least(batch, 1, "batch")
-    parts = []
-    for part in x.split(batch):
-        parts.append(target(part))
-        _check.logits(parts[-1], len(part))
-    _check.labels(y, x, parts[0].shape[1])
-    return torch.cat(parts)
+    z = logits(target, x, batch)
+    _check.labels(y, x, z.shape[1])
+    return z
 
 
 def _margin(z: Tensor, y: Tensor) -> Tensor:
-    z, own = z.double(), y[:, None]
-    return z.scatter(1, own, -torch.inf).amax(1) - z.gather(1, own)[:, 0]
+    return margin(z.double(), y, rivals(z, y))

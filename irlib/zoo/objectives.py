@@ -13,14 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from irlib.attacks import create_attack
+from irlib.transfer import logits
 
 ROBUST_AT = (2, 4, 8)  # grey levels of 255
-
-
-@torch.no_grad()
-def logits(model: nn.Module, x: Tensor, batch: int = 500) -> Tensor:
-    """model(x), ``batch`` images at a time."""
-    return torch.cat([model(part) for part in x.split(batch)])
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
