@@ -56,6 +56,14 @@ def like_model(x: Tensor, model: nn.Module, name: str = "x") -> None:
         raise ValueError(f"{name} is on {x.device} but the model is on {weight.device}: move one of them")
 
 
+def computable(x: Tensor) -> None:
+    """Half-precision images are on a GPU: a CPU computes them slowly, and their 8 to 11 bits are too few for differences of losses."""
+    if x.device.type == "cpu" and x.dtype in (torch.float16, torch.bfloat16):
+        raise TypeError(
+            f"x is {x.dtype} on the CPU: use float32, as x.float() and model.float(); on a GPU keep float32 and ask for precision=torch.bfloat16"
+        )
+
+
 def described(value: object) -> str:
     """Shape, dtype and device of a tensor, for an error."""
     return f"{tuple(value.shape)}, {value.dtype}, {value.device}" if isinstance(value, Tensor) else type(value).__name__

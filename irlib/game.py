@@ -1,16 +1,17 @@
 """The attack as a game (Eq. 2–3): players are the cells of a grid over the perturbation, the reward of a coalition is the loss it adds."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from irlib import _check
-
-CPU_BYTES = 256 * 2**20
+from irlib.memory import PassSize, budget, in_parts
 
 
 class Game(Protocol):
@@ -41,32 +42,58 @@ class AttackGame:
         utility: u, "ce" for the cross-entropy (the paper's text, Eq. 3), "margin" for z_y' − z_y (the authors' code and Fig. 3), where
             y' is the largest other class at the full x + δ, the same for every S.
         chunk: images in one forward pass; by default as many as keep its memory under 256 MiB on the CPU, or half the free memory of a GPU.
+            Where memory runs out all the same, the chunk is halved, and a warning says so.
+        precision: torch.bfloat16 or torch.float16 to run the network's convolutions and products in it (autocast), for speed on a GPU. The
+            utilities are float64 sums of what comes out, so what is lost is lost inside the network: `precision_error` measures it. Off (None)
+            by default, since it is often more than 1 % of the total interaction.
 
-    Raises ValueError or TypeError, with what to do, for inputs that `irlib` cannot make sense of.
+    A model on a GPU is fastest with channels-last weights, as `irlib.load_model` returns them, and under torch.compile: hand in
+    torch.compile(model). Raises ValueError or TypeError, with what to do, for inputs that `irlib` cannot make sense of.
     """
 
-    def __init__(self, model: nn.Module, x: Tensor, delta: Tensor, y: Tensor, grid: int = 16, utility: str = "ce", chunk: int | None = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        delta: Tensor,
+        y: Tensor,
+        grid: int = 16,
+        utility: str = "ce",
+        chunk: int | None = None,
+        precision: torch.dtype | None = None,
+    ):
         _check.eval_mode(model)
         _check.images(x, model)
+        _check.computable(x)
         _check.perturbation(delta, x)
         if utility not in UTILITIES:
             _check.unknown_name("utility", utility, UTILITIES)
         if chunk is not None:
             _check.at_least(chunk, 1, "chunk")
-        self.model, self.x, self.delta, self.y, self.utility = model, x, delta.detach(), y, utility
+        if precision not in (None, torch.bfloat16, torch.float16):
+            raise ValueError(f"precision must be torch.bfloat16, torch.float16, or None for the model's own, got {precision}")
+        self.model, self.x, self.delta, self.y, self.utility, self.precision = model, x, delta.detach(), y, utility, precision
         self.units = grid_cells(*x.shape[-2:], grid).to(x.device)
         self.n = grid * grid
         with torch.no_grad():
-            with PassSize(model) as one:
+            with PassSize(model) as one, self._autocast():
                 clean = model(x[:1])
             _check.logits(clean, 1)
             _check.labels(y, x, clean.shape[1])
             self.chunk = chunk or max(1, budget(x.device) // one.bytes)
-            self._rival = self._rivals() if utility == "margin" else y
+            self.rival = self._rivals() if utility == "margin" else y
             self._empty = self._utilities(torch.zeros(1, 1, self.n, dtype=torch.bool, device=x.device))
 
-    def __call__(self, coalitions: Tensor) -> Tensor:
-        """float64 (batch, k): v of each coalition, bool (k, n) for all images alike or (batch, k, n)."""
+    def __call__(self, coalitions: Tensor | np.ndarray) -> Tensor | np.ndarray:
+        """float64 (batch, k): v of each coalition, bool (k, n) for all images alike or (batch, k, n).
+
+        A NumPy array of coalitions (k, n) gives one of values (k,), for a game of one image: what shapiq calls. Raises ValueError that names the
+        image and the coalition where a utility is not finite.
+        """
+        if isinstance(coalitions, np.ndarray):
+            if len(self.x) != 1:
+                raise ValueError(f"NumPy coalitions are for a game of one image, this one has {len(self.x)}: make a game of each, x[i : i + 1]")
+            return self(torch.from_numpy(coalitions.astype(bool)))[0].cpu().numpy()
         if not isinstance(coalitions, Tensor) or coalitions.dtype != torch.bool:
             raise TypeError(f"coalitions must be a bool tensor, got {_check.described(coalitions)}")
         shapes = f"(k, {self.n}) or ({len(self.x)}, k, {self.n})"
@@ -80,17 +107,36 @@ class AttackGame:
         """u(x + δ_S), float64 (batch, k), for coalitions (1 or batch, k, n); image and coalition run as one flat index through the chunks."""
         batch, k = len(self.x), coalitions.shape[1]
         values = torch.empty(batch * k, dtype=torch.float64, device=self.x.device)
-        for flat in tqdm(torch.arange(batch * k, device=self.x.device).split(self.chunk), desc="v(S)", delay=2, leave=False):
+
+        def part(start: int, stop: int) -> None:
+            flat = torch.arange(start, stop, device=self.x.device)
             image = flat // k
             present = coalitions[image % len(coalitions), flat % k][:, None, self.units]
-            z = self.model(self.x[image] + torch.where(present, self.delta[image], 0))
-            values[flat] = UTILITIES[self.utility](z.double(), self.y[image], self._rival[image])
-        return values.view(batch, k)
+            with self._autocast():
+                z = self.model(self.x[image] + torch.where(present, self.delta[image], 0))
+            values[start:stop] = UTILITIES[self.utility](z.double(), self.y[image], self.rival[image])
+            bar.update(stop - start)
+
+        with tqdm(total=batch * k, desc="v(S)", delay=2, leave=False) as bar:
+            self.chunk = min(self.chunk, in_parts(part, batch * k, self.chunk))
+        values = values.view(batch, k)
+        if not torch.isfinite(values).all():
+            i, s = (~torch.isfinite(values)).nonzero()[0].tolist()
+            cells = coalitions[i % len(coalitions), s].nonzero()[:, 0].tolist()
+            raise ValueError(
+                f"the utility {self.utility!r} is {values[i, s].item()} for image {i} and the coalition of {len(cells)} of {self.n} cells {cells}: "
+                "the model's logits there are not finite; look at model(x + δ_S), or take precision=None or torch.bfloat16 if it is torch.float16"
+            )
+        return values
+
+    def _autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.x.device.type, self.precision) if self.precision else nullcontext()
 
     def _rivals(self) -> Tensor:
         """y': for each image the largest class but y at the full perturbation."""
         parts = zip(self.x.split(self.chunk), self.delta.split(self.chunk), self.y.split(self.chunk), strict=True)
-        return torch.cat([rivals(self.model(x + d), y) for x, d, y in parts])
+        with self._autocast():
+            return torch.cat([rivals(self.model(x + d), y) for x, d, y in parts])
 
 
 def rivals(z: Tensor, y: Tensor) -> Tensor:
@@ -109,46 +155,3 @@ def margin(z: Tensor, y: Tensor, rival: Tensor) -> Tensor:
 
 
 UTILITIES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {"ce": cross_entropy, "margin": margin}
-
-
-def budget(device: torch.device) -> int:
-    """Bytes that the passes of one chunk may occupy."""
-    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else CPU_BYTES
-
-
-class PassSize:
-    """The bytes that a pass made meanwhile occupies, ``bytes``: a bound without a graph, and with one what the graph keeps for going back.
-
-    A pass without gradients frees each activation once it is used. What lives at one time is the input with its copies, and at most about four
-    tensors of the size of the largest layer output (a layer's input, its output, a residual shortcut, a work buffer).
-    """
-
-    def __init__(self, model: nn.Module):
-        self._model = model
-        self._parameters = {p.data_ptr() for p in model.parameters()}
-        self._largest = self._input = self._kept = 0
-
-    @property
-    def bytes(self) -> int:
-        return max(4 * (self._largest + self._input), self._kept)
-
-    def __enter__(self) -> "PassSize":
-        self._handles = [m.register_forward_hook(self._note) for m in self._model.modules()]
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept)
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._hooks.__exit__(*exception)
-        for handle in self._handles:
-            handle.remove()
-
-    def _note(self, module: nn.Module, inputs: tuple, output: object) -> None:
-        if isinstance(output, Tensor):
-            self._largest = max(self._largest, output.nbytes)
-        if module is self._model:
-            self._input = max(self._input, inputs[0].nbytes)
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        self._kept += tensor.nbytes * (tensor.data_ptr() not in self._parameters)
-        return tensor

@@ -3,20 +3,26 @@
 import torch
 from torch import Tensor
 
+from irlib import _check
 from irlib.game import Game
 from irlib.shapley import coalition_table, size_weights
 
 
-def interaction_matrix(game: Game) -> Tensor:
+def interaction_matrix(game: Game, order: int | None = None) -> Tensor:
     """float64 (batch, n, n): I_ab for every pair, exactly, from all 2ⁿ coalitions; the diagonal is zero.
 
-    I_ab is the mean of v(S∪ab) − v(S∪a) − v(S∪b) + v(S) over contexts S, each size of S counting the same (Eq. 6; Eq. 4 of the appendix).
-    Raises ValueError for n > 16 or n < 2.
+    I_ab is the mean of v(S∪ab) − v(S∪a) − v(S∪b) + v(S) over contexts S, each size of S counting the same (Eq. 6; Eq. 4 of the appendix). With
+    an ``order`` s in 0 … n − 2 it is I_ab^(s), the mean over contexts of s units alone (Eq. 7 as a mean: its sum is a misprint).
+    Raises ValueError for n > 16, n < 2, or another order.
     """
-    _at_least_a_pair(game)
+    at_least_a_pair(game)
+    if order is not None:
+        check_order(order, game.n)
     coalitions, v = coalition_table(game)
     size = coalitions.sum(1)
     weight = size_weights(game.n, 2).to(v.device)
+    if order is not None:
+        weight = weight * (torch.arange(game.n - 1).to(v.device) == order) * (game.n - 1)
     inside = coalitions.double()
     outside = 1 - inside
     both, one, none = (weight[(size - k).clamp(0, game.n - 2)] for k in (2, 1, 0))  # the context of S, when k of the pair are in S
@@ -38,7 +44,7 @@ def total_interaction(game: Game) -> Tensor:
 
     Exact for any game (efficiency of the Shapley value, with one unit always present and always absent). Raises ValueError for n < 2.
     """
-    _at_least_a_pair(game)
+    at_least_a_pair(game)
     single = torch.eye(game.n, dtype=torch.bool)
     v = game(torch.cat([torch.ones_like(single[:1]), ~single, single]))
     return game.n * v[:, 0] - v[:, 1:].sum(1)
@@ -49,6 +55,14 @@ def mean_interaction(game: Game) -> Tensor:
     return total_interaction(game) / (game.n * (game.n - 1))
 
 
-def _at_least_a_pair(game: Game) -> None:
+def check_order(order: int, n: int) -> None:
+    """A context of ``order`` units leaves two of n outside."""
+    _check.at_least(order, 0, "order")
+    if order > n - 2:
+        raise ValueError(f"order={order} leaves no pair outside a context of {order} of {n} units: use at most n − 2 = {n - 2}")
+
+
+def at_least_a_pair(game: Game) -> None:
+    """The game has two units."""
     if game.n < 2:
         raise ValueError(f"an interaction needs two units, this game has {game.n}: use a grid of at least 2")

@@ -18,7 +18,7 @@ def coalition_table(game: Game) -> tuple[Tensor, Tensor]:
     if game.n > MAX_PLAYERS:
         raise ValueError(
             f"enumeration takes 2^{game.n} coalitions for n={game.n} units; it is limited to n ≤ {MAX_PLAYERS}. Use a coarser grid, the sum over "
-            "all pairs (irlib.total_interaction, 2n+2 evaluations), or the sampled form (irlib.sampled, not in this version yet)"
+            "all pairs (irlib.total_interaction, 2n+2 evaluations), or the sampled form of the same name (irlib.sampled)"
         )
     coalitions = (torch.arange(2**game.n)[:, None] >> torch.arange(game.n) & 1).bool()
     values = game(coalitions)

@@ -405,7 +405,33 @@ def test_ir_subtracts_the_interaction(utility, scaling, network, tape):
 
         return gradient
 
-    compare("ir", network, gradient_of, lam=0.7, grid=3, draws=4, coalition=3, utility=utility, scaling=scaling, tape=tape)
+    authors = dict(grid=3, draws=4, coalition=3, sampler="authors")
+    compare("ir", network, gradient_of, lam=0.7, utility=utility, scaling=scaling, tape=tape, **authors)
+
+
+STRATA = [[(0, 0), (0, 1), (1, 0)], [(1, 1), (0, 2), (1, 2)], [(2, 0), (2, 1), (2, 2)]]  # the 3×3 cells in Z-order, three at a time
+
+
+def test_by_default_the_coalitions_have_a_cell_of_each_patch(network, tape):
+    """Six draws from nine cells in three blocks of three: two rounds. Within a patch the cells go in the order of their numbers."""
+
+    def gradient_of(i, image, label):
+        def gradient(d, t):
+            numbers, start = tape[2 * t][i], tape[2 * t + 1][i]
+            at = lambda keep: masked(loss_gradient(lambda v: forward(network, v), image + masked(d, CELLS, keep), label), CELLS, keep)
+            blocks = []
+            for k in range(2):
+                members = [set(), set(), set()]
+                for patch in STRATA:
+                    for place, (_, cell) in enumerate(sorted((numbers[k, 3 * r + c].item(), 3 * r + c) for r, c in patch)):
+                        members[(place + int(start[k, 0])) % 3].add(cell)
+                blocks += members
+            contrast = sum(at(EVERY) - at(EVERY - A) - at(A) for A in blocks) / 6
+            return at(EVERY) - 0.7 * contrast / (3 * 6) * (9 * 8 * (8 / 9 - 7 / 9))  # pairs of ours, and of the authors' single cell of nine
+
+        return gradient
+
+    compare("ir", network, gradient_of, lam=0.7, grid=3, draws=6, coalition=3, tape=tape)
 
 
 def test_vr_ir_has_the_noise_in_the_interaction(network, tape):
@@ -425,7 +451,7 @@ def test_vr_ir_has_the_noise_in_the_interaction(network, tape):
 
         return gradient
 
-    compare("vr+ir", network, gradient_of, sigma=0.1, samples=2, grid=3, draws=3, coalition=2, tape=tape)
+    compare("vr+ir", network, gradient_of, sigma=0.1, samples=2, grid=3, draws=3, coalition=2, sampler="authors", tape=tape)
 
 
 def test_ghost_ir_measures_the_interaction_in_one_ghost_network(network, tape):
@@ -441,13 +467,13 @@ def test_ghost_ir_measures_the_interaction_in_one_ghost_network(network, tape):
 
         return gradient
 
-    compare("ghost+ir", network, gradient_of, skip_range=0.5, lam=0.8, grid=3, draws=3, coalition=2, tape=tape)
+    compare("ghost+ir", network, gradient_of, skip_range=0.5, lam=0.8, grid=3, draws=3, coalition=2, sampler="authors", tape=tape)
 
 
 def test_interaction_alone_starts_somewhere(network, tape):
     x = make_images()
     y = network(x).argmax(1)
-    run = create_attack("ir", network, lam=math.inf, random_start=True, grid=3, draws=2, coalition=2, **KW).run(x, y, record=True)
+    run = create_attack("ir", network, lam=math.inf, random_start=True, grid=3, draws=2, coalition=2, sampler="authors", **KW).run(x, y, record=True)
     for i, (image, label) in enumerate(zip(x, y, strict=True)):
         delta = (image + KW["eps"] * (2 * tape[0][i] - 1)).clamp(0, 1) - image
         torch.testing.assert_close(run.deltas[0, i], delta, rtol=0, atol=1e-12)
@@ -600,4 +626,18 @@ def test_hybrid_ir_fills_four_slots(network, tape):
 
         return gradient
 
-    compare("hybrid-ir", network, gradient_of, decay=1.0, sigma=0.1, samples=2, gamma=0.3, lam=0.5, grid=3, draws=2, coalition=2, tape=tape)
+    compare(
+        "hybrid-ir",
+        network,
+        gradient_of,
+        decay=1.0,
+        sigma=0.1,
+        samples=2,
+        gamma=0.3,
+        lam=0.5,
+        grid=3,
+        draws=2,
+        coalition=2,
+        sampler="authors",
+        tape=tape,
+    )

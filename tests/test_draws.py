@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from irlib.attacks.draws import Draws
+from irlib.draws import Draws
 from tests.conftest import make_images
 
 KINDS = {"uniform": lambda d: d.uniform(4, 5), "normal": lambda d: d.normal(4, 5), "integers": lambda d: d.integers(1000, 4, 5)}

@@ -99,7 +99,7 @@ def test_the_default_chunk_keeps_to_the_memory_bound(monkeypatch):
         alive -= n
 
     bound = 300_000
-    monkeypatch.setattr("irlib.game.CPU_BYTES", bound)
+    monkeypatch.setattr("irlib.memory.CPU_BYTES", bound)
     game = AttackGame(network, x, 0.1 * x, torch.zeros(8, dtype=torch.int64), grid=4)
     assert 1 < game.chunk < 8 * 20
     with Counted():

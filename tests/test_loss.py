@@ -1,4 +1,4 @@
-"""The interaction loss against a loop over images and coalitions, by autograd and by enumeration of all draws."""
+"""The interaction loss against a loop over images and coalitions, by autograd and by enumeration of all draws (the samplers have a file)."""
 
 import itertools
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from irlib.game import AttackGame
 from irlib.interactions import mean_interaction
-from irlib.loss import contrasts, interaction_loss, pairs_across, with_replacement
+from irlib.loss import contrasts, interaction_loss
 from tests.conftest import assert_untouched, make_images, make_network, snapshot
 
 
@@ -51,7 +51,7 @@ def test_value_and_gradient_are_the_loops(size, grid, draws, coalition, seed, ut
     y, weights = torch.tensor([0, 3, 1]), torch.tensor([1.0, -2.5, 0.3], dtype=torch.float64)
     settings = dict(grid=grid, draws=draws, coalition=coalition, utility=utility, scaling=scaling, seed=seed)
     delta = make_delta(x).requires_grad_()
-    found, expected = interaction_loss(network, x, delta, y, **settings), slow_loss(network, x, delta, y, **settings)
+    found, expected = interaction_loss(network, x, delta, y, sampler="authors", **settings), slow_loss(network, x, delta, y, **settings)
     assert found.dtype == torch.float64 and found.shape == (3,)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     slope, slow_slope = (torch.autograd.grad(loss @ weights, delta)[0] for loss in (found, expected))
@@ -67,15 +67,17 @@ def test_the_rival_is_that_of_the_full_perturbation():
     clean, full = (network(v).scatter(1, y[:, None], -torch.inf).argmax(1) for v in (x, x + delta))
     assert (clean != full).any()
     settings = dict(grid=2, draws=4, coalition=2, utility="margin", scaling="authors", seed=3)
-    torch.testing.assert_close(interaction_loss(network, x, delta, y, **settings), slow_loss(network, x, delta, y, **settings), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        interaction_loss(network, x, delta, y, sampler="authors", **settings), slow_loss(network, x, delta, y, **settings), rtol=0, atol=1e-12
+    )
 
 
 @pytest.mark.parametrize(("size", "grid", "coalition"), [(6, 3, 1), (9, 4, 2), (20, 10, 12), (33, 16, 32), (40, 16, 32)])
-def test_by_default_it_takes_32_coalitions_of_an_eighth_of_the_cells_and_seed_0(size, grid, coalition):
+def test_by_default_the_authors_sampler_takes_32_coalitions_of_an_eighth_of_the_cells_and_seed_0(size, grid, coalition):
     network, x = make_network(size=size), make_images(size=size, batch=1)
     delta, y = make_delta(x), torch.tensor([2])
     expected = slow_loss(network, x, delta, y, grid, 32, coalition, "ce", "authors", 0)
-    torch.testing.assert_close(interaction_loss(network, x, delta, y), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(interaction_loss(network, x, delta, y, sampler="authors"), expected, rtol=0, atol=1e-11)
 
 
 def test_the_seed_decides_the_coalitions_whatever_the_global_state(network, x, y):
@@ -113,12 +115,12 @@ def test_the_budget_is_that_of_the_games_and_bounds_each_pass(monkeypatch, netwo
     passes = []
     network.register_forward_hook(lambda m, i, o: passes.append(len(o)))
     loss = lambda: interaction_loss(network, x, make_delta(x).requires_grad_(), y, grid=3, draws=20, coalition=2)
-    monkeypatch.setattr("irlib.game.CPU_BYTES", 100_000)
+    monkeypatch.setattr("irlib.memory.CPU_BYTES", 100_000)
     loss()
     some = max(passes)
     assert 3 < some < 3 * 40
     passes.clear()
-    monkeypatch.setattr("irlib.game.CPU_BYTES", 200_000)
+    monkeypatch.setattr("irlib.memory.CPU_BYTES", 200_000)
     loss()
     assert some < max(passes) < 3 * 40
 
@@ -127,7 +129,7 @@ def test_the_budget_is_that_of_the_games_and_bounds_each_pass(monkeypatch, netwo
 def test_each_pass_is_bounded_without_gradients_too(monkeypatch, network, x, y, silent):
     passes = []
     network.register_forward_hook(lambda m, i, o: passes.append(len(o)))
-    monkeypatch.setattr("irlib.game.CPU_BYTES", 100_000)
+    monkeypatch.setattr("irlib.memory.CPU_BYTES", 100_000)
     with silent():
         interaction_loss(network, x, make_delta(x), y, grid=3, draws=20, coalition=2)
     assert max(passes) < 3 * 40
@@ -138,9 +140,9 @@ def test_a_delta_without_gradient_has_the_same_value(network, x, y, utility):
     settings = dict(grid=2, draws=7, coalition=2, utility=utility, scaling="paper", seed=4)
     delta = make_delta(x)
     expected = slow_loss(network, x, delta, y, **settings)
-    torch.testing.assert_close(interaction_loss(network, x, delta, y, **settings), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(interaction_loss(network, x, delta, y, sampler="authors", **settings), expected, rtol=0, atol=1e-12)
     with torch.no_grad():
-        silent = interaction_loss(network, x, delta.requires_grad_(), y, **settings)
+        silent = interaction_loss(network, x, delta.requires_grad_(), y, sampler="authors", **settings)
     assert not silent.requires_grad
     torch.testing.assert_close(silent, expected, rtol=0, atol=1e-12)
 
@@ -150,20 +152,6 @@ def test_it_can_be_differentiated_once(network, x, y):
     (slope,) = torch.autograd.grad(interaction_loss(network, x, delta, y, grid=2).square().sum(), delta, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
-
-
-@pytest.mark.parametrize(("n", "coalition"), [(4, 3), (4, 1), (9, 3), (2, 5), (3, 7), (5, 5)])
-def test_pairs_across_is_the_mean_over_all_draws(n, coalition):
-    total = 0
-    for drawn in itertools.product(range(n), repeat=coalition):
-        k = len(set(drawn))
-        total += k * (n - k)
-    assert pairs_across(n, coalition) == pytest.approx(total / n**coalition, rel=1e-13)
-
-
-def test_pairs_across_at_the_authors_setting():
-    assert round(pairs_across(256, 32)) == 6805
-    assert pairs_across(256, 1) == pytest.approx(255, rel=1e-13)
 
 
 class QuadraticLogit(nn.Module):
@@ -203,20 +191,41 @@ def test_over_all_draws_the_papers_scaling_is_the_mean_interaction_of_a_quadrati
     torch.testing.assert_close(mean_interaction(game), expected, rtol=0, atol=1e-11)
 
     every = torch.tensor(list(itertools.product(range(grid**2), repeat=coalition)))[None]
-    monkeypatch.setattr(torch, "randint", lambda n, shape, generator: every.view(shape))
-    loss = interaction_loss(model, x, delta, y, grid=grid, draws=every.shape[1], coalition=coalition, utility="margin", scaling="paper")
+    monkeypatch.setattr(torch, "randint", lambda n, shape, generator, device: every[0])
+    loss = interaction_loss(
+        model, x, delta, y, grid=grid, draws=every.shape[1], coalition=coalition, utility="margin", scaling="paper", sampler="authors"
+    )
     torch.testing.assert_close(loss, expected, rtol=0, atol=1e-11)
 
 
-def test_its_own_draws_estimate_the_mean_interaction_of_a_quadratic():
+@pytest.mark.parametrize("sampler", ["authors", "distinct", "partition"])
+@pytest.mark.parametrize("coalition", [None, 3])
+def test_its_own_draws_estimate_the_mean_interaction_of_a_quadratic(sampler, coalition):
     model, x = QuadraticLogit(36).eval(), make_images(batch=1)
     delta, y = make_delta(x), torch.tensor([0])
     exact = mean_interaction(AttackGame(model, x, delta, y, grid=3, utility="margin")).item()
-    settings = dict(grid=3, draws=20, coalition=3, utility="margin", scaling="paper")
-    losses = torch.stack([interaction_loss(model, x, delta, y, **settings, seed=seed) for seed in range(300)])
-    error = losses.std().item() / 300**0.5
+    settings = dict(grid=3, draws=5, coalition=coalition, utility="margin", scaling="paper", sampler=sampler)
+    losses = torch.stack([interaction_loss(model, x, delta, y, **settings, seed=seed) for seed in range(400)])
+    error = losses.std().item() / 400**0.5
     assert abs(losses.mean().item() - exact) < 4 * error
     assert error < 0.2 * abs(exact)
+
+
+@pytest.mark.parametrize("sampler", ["distinct", "partition", "stratified"])
+def test_the_authors_scaling_is_the_same_whichever_the_sampler(sampler, network, x, y):
+    """The mean interaction times what the authors' sampler counts: λ keeps its meaning."""
+    kw = dict(grid=6, draws=5, coalition=3, seed=2, sampler=sampler)
+    loss = {scaling: interaction_loss(network, x, make_delta(x), y, scaling=scaling, **kw) for scaling in ("authors", "paper")}
+    pairs = 36 * 35 * ((1 - 1 / 36) ** 4 - (1 - 2 / 36) ** 4)  # of n/8 = 4 cells
+    torch.testing.assert_close(loss["authors"], pairs * loss["paper"], rtol=1e-12, atol=0)
+
+
+def test_one_round_of_single_cells_is_the_exact_mean(network, x, y):
+    delta = make_delta(x)
+    exact = mean_interaction(AttackGame(network, x, delta, y, grid=3))
+    for sampler in ("partition", "stratified"):
+        found = interaction_loss(network, x, delta, y, grid=3, draws=9, sampler=sampler, scaling="paper")
+        torch.testing.assert_close(found, exact, rtol=0, atol=1e-12)
 
 
 def test_each_coalition_of_each_image_is_its_own_in_contrasts(network, x, y):
@@ -230,12 +239,6 @@ def test_each_coalition_of_each_image_is_its_own_in_contrasts(network, x, y):
         u = lambda members, i=i: -network((x[i] + delta[i] * members[units])[None])[0].log_softmax(0)[y[i]]
         terms = [u(torch.ones(9)) - u((~A).double()) - u(A.double()) for A in present[i]]
         torch.testing.assert_close(mean[i], sum(terms) / 5, rtol=0, atol=1e-12)
-
-
-def test_cells_drawn_twice_count_once():
-    drawn = torch.tensor([[[0, 0, 3], [1, 2, 1]], [[4, 4, 4], [0, 1, 2]]])
-    expected = [[[k in A for k in range(5)] for A in image] for image in drawn.tolist()]
-    assert with_replacement(drawn, 5).tolist() == expected
 
 
 @pytest.mark.parametrize("utility", ["ce", "margin"])
@@ -285,6 +288,8 @@ def test_bad_input_is_refused_by_name(network, x, y):
         (dict(utility="margins"), ValueError, "did you mean 'margin'"),
         (dict(scaling="author"), ValueError, "unknown scaling.*did you mean 'authors'"),
         (dict(scaling="papers"), ValueError, "did you mean 'paper'"),
+        (dict(sampler="strata"), ValueError, "did you mean 'stratified'"),
+        (dict(x=x.half(), delta=x.half(), model=make_network().half()), TypeError, "float16 on the CPU: use float32"),
         (dict(delta=x[:2]), ValueError, "delta must have x's shape"),
         (dict(delta=x.float()), ValueError, "delta must have x's shape"),
         (dict(delta=nan), ValueError, "delta holds NaN"),

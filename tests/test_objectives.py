@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from irlib.attacks.draws import Draws
+from irlib.draws import Draws
 from irlib.zoo.objectives import Intrinsic, OneVsRest, Resist, ResistEnsemble, divergence, robust_accuracy
 
 

@@ -17,8 +17,8 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 
 # Who may import whom: a module sees its own layer's left-hand neighbours only.
 LAYERS = ["_check", "plotting", "ensemble", "surgery", "zoo.architectures", "zoo.layers", "zoo.imagenet", "zoo.store", "zoo.cast", "models", "data",
-          "game", "shapley", "interactions", "loss", "amplification", "quadratic", "transfer",
-          "attacks.draws", "attacks.projection", "attacks.loop", "attacks", "", "notebook", "widgets",
+          "draws", "memory", "game", "shapley", "interactions", "regression", "sampled", "local", "precision", "samplers", "loss",
+          "amplification", "quadratic", "transfer", "attacks.projection", "attacks.loop", "attacks", "", "notebook", "widgets",
           "zoo.objectives", "zoo.train", "zoo.measure", "zoo.__main__", "bench"]  # fmt: skip
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from irlib import _check
-from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Ascended, Attack, Opened
+from irlib.draws import Draws
 from irlib.surgery import features, places
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Attack, Loss, Sampling
+from irlib.draws import Draws
 
 GROWTH = 330 / 299  # the published canvas of a 299×299 image
 

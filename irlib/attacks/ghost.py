@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Attack, stacked
+from irlib.draws import Draws
 from irlib.ensemble import members
 from irlib.surgery import adding_blocks, outputs, tensors
 

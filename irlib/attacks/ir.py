@@ -4,10 +4,10 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Ascended, Attack, CrossEntropy, Opened
-from irlib.game import PassSize
-from irlib.loss import Coalitions, contrasts, sum_over, with_replacement
+from irlib.draws import Draws
+from irlib.loss import Coalitions, contrasts, sum_over
+from irlib.memory import PassSize
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class MinusInteraction:
         sign = -1 if self.loss.targeted else 1  # the reward is what is ascended: a target's loss with its sign turned
 
         def ascended(source: nn.Module, base: Tensor, delta: Tensor) -> Tensor:
-            present = with_replacement(draws.integers(n, settings.draws, settings.size(n)), n)
+            present = settings.drawn(draws, n)
             z, _, mean = contrasts(source, base, delta, y, present, units, settings.utility)
             return own * self.loss.of(z, y) - sign * penalty * mean
 
@@ -62,6 +62,7 @@ def ir(
     coalition: int | None = None,
     utility: str = "ce",
     scaling: str = "authors",
+    sampler: str = "stratified",
     control: bool = False,
 ) -> Attack:
     """IR (Eq. 16): ascend Loss(x+δ) − λ·interaction, the interaction estimated anew at every step from random coalitions of grid cells.
@@ -78,7 +79,7 @@ def ir(
     """
     if not lam >= 0:
         raise ValueError(f"lam must be ≥ 0 (inf for the interaction alone), got {lam}")
-    settings = Coalitions(grid, draws, coalition, utility, scaling)
+    settings = Coalitions(grid, draws, coalition, utility, scaling, sampler)
     if control:
         return replace(attack, objective=PatchesDropped(attack.objective, settings))
     if lam == float("inf") and not attack.random_start:

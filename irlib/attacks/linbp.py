@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Attack, stacked
 from irlib.attacks.projection import norms
+from irlib.draws import Draws
 from irlib.ensemble import members
 from irlib.surgery import RELUS, adding_blocks, places, tensors
 

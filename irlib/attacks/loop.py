@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from irlib import _check
-from irlib.attacks.draws import Draws
 from irlib.attacks.projection import Linf, Projection
+from irlib.draws import Draws
 
 Loss = Callable[[Tensor, Tensor], Tensor]  # (base, δ) -> (batch,)
 Network = Callable[[nn.Module, Draws], AbstractContextManager[nn.Module]]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from irlib import _check
-from irlib.attacks.draws import Draws
+from irlib.draws import Draws
 
 EPS = 16 / 255  # per pixel, the paper's
 

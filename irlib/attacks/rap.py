@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from irlib import _check
-from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Attack, Loss, Sampling
 from irlib.attacks.projection import Linf, Projection, Unconstrained
+from irlib.draws import Draws
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Attack, stacked
+from irlib.draws import Draws
 from irlib.surgery import is_dense, outputs, residual_branches
 
 

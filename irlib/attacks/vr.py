@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from irlib import _check
-from irlib.attacks.draws import Draws
 from irlib.attacks.loop import Attack, Loss, Sampling
+from irlib.draws import Draws
 
 
 @dataclass(frozen=True)

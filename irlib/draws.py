@@ -1,4 +1,4 @@
-"""The random numbers of an attack: one stream an image."""
+"""Random numbers by seed: one stream an image, as the attacks draw, or one for all images."""
 
 import hashlib
 from collections.abc import Callable
@@ -38,6 +38,14 @@ class Draws:
 
     def _each(self, draw: Callable[[torch.Generator], Tensor]) -> Tensor:
         return torch.stack([draw(g) for g in self._generators])
+
+
+class SharedDraws(Draws):
+    """The same for all images: tensors (1, *shape), from one generator seeded by ``seed`` alone."""
+
+    def __init__(self, x: Tensor, seed: int):
+        super().__init__(x, seed)
+        self._generators = [torch.Generator(x.device).manual_seed(seed)]
 
 
 def _key(image: bytes, seed: int) -> int:
