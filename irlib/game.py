@@ -47,7 +47,8 @@ class AttackGame:
             utilities are float64 sums of what comes out, so what is lost is lost inside the network: `precision_error` measures it. Off (None)
             by default, since it is often more than 1 % of the total interaction.
 
-    A model on a GPU is fastest with channels-last weights, as `irlib.load_model` returns them, and under torch.compile: hand in
+    Attributes: ``n``, the players; ``units``, the cell of every pixel; ``rival``, y' (y itself for "ce"); ``chunk``, as it came down to; and the
+    arguments. A model on a GPU is fastest with channels-last weights, as `irlib.load_model` returns them, and under torch.compile: hand in
     torch.compile(model). Raises ValueError or TypeError, with what to do, for inputs that `irlib` cannot make sense of.
     """
 
@@ -72,17 +73,21 @@ class AttackGame:
             _check.at_least(chunk, 1, "chunk")
         if precision not in (None, torch.bfloat16, torch.float16):
             raise ValueError(f"precision must be torch.bfloat16, torch.float16, or None for the model's own, got {precision}")
+        if precision and x.dtype != torch.float32:
+            raise TypeError(f"precision={precision} lowers that of float32 images and models, x is {x.dtype}: use x.float() and model.float()")
         self.model, self.x, self.delta, self.y, self.utility, self.precision = model, x, delta.detach(), y, utility, precision
         self.units = grid_cells(*x.shape[-2:], grid).to(x.device)
         self.n = grid * grid
-        with torch.no_grad():
-            with PassSize(model) as one, self._autocast():
-                clean = model(x[:1])
-            _check.logits(clean, 1)
-            _check.labels(y, x, clean.shape[1])
+        with torch.no_grad(), self._autocast():
+            with PassSize(model) as one:
+                first = model(x[:1])
+            _check.logits(first, 1)
+            _check.labels(y, x, first.shape[1])
             self.chunk = chunk or max(1, budget(x.device) // one.bytes)
-            self.rival = self._rivals() if utility == "margin" else y
-            self._empty = self._utilities(torch.zeros(1, 1, self.n, dtype=torch.bool, device=x.device))
+            self.rival = rivals(torch.cat(self._logits(x + self.delta)), y) if utility == "margin" else y
+            clean = torch.cat([first, *self._logits(x[1:])])
+        self._empty = UTILITIES[utility](clean.double(), y, self.rival)[:, None]
+        self._finite(self._empty, torch.zeros(1, 1, self.n, dtype=torch.bool))
 
     def __call__(self, coalitions: Tensor | np.ndarray) -> Tensor | np.ndarray:
         """float64 (batch, k): v of each coalition, bool (k, n) for all images alike or (batch, k, n).
@@ -119,7 +124,10 @@ class AttackGame:
 
         with tqdm(total=batch * k, desc="v(S)", delay=2, leave=False) as bar:
             self.chunk = min(self.chunk, in_parts(part, batch * k, self.chunk))
-        values = values.view(batch, k)
+        return self._finite(values.view(batch, k), coalitions)
+
+    def _finite(self, values: Tensor, coalitions: Tensor) -> Tensor:
+        """The utilities (batch, k) of coalitions (1 or batch, k, n), or the error that says which one is not finite."""
         if not torch.isfinite(values).all():
             i, s = (~torch.isfinite(values)).nonzero()[0].tolist()
             cells = coalitions[i % len(coalitions), s].nonzero()[:, 0].tolist()
@@ -129,14 +137,14 @@ class AttackGame:
             )
         return values
 
+    def _logits(self, images: Tensor) -> list[Tensor]:
+        """The model's logits, in parts."""
+        parts = []
+        self.chunk = min(self.chunk, in_parts(lambda start, stop: parts.append(self.model(images[start:stop])), len(images), self.chunk))
+        return parts
+
     def _autocast(self) -> AbstractContextManager:
         return torch.autocast(self.x.device.type, self.precision) if self.precision else nullcontext()
-
-    def _rivals(self) -> Tensor:
-        """y': for each image the largest class but y at the full perturbation."""
-        parts = zip(self.x.split(self.chunk), self.delta.split(self.chunk), self.y.split(self.chunk), strict=True)
-        with self._autocast():
-            return torch.cat([rivals(self.model(x + d), y) for x, d, y in parts])
 
 
 def rivals(z: Tensor, y: Tensor) -> Tensor:

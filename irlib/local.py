@@ -18,12 +18,14 @@ def hessian(game: AttackGame, diagonal: bool = True) -> Tensor:
     """float64 (batch,): δᵀHδ (Lemma 2), H the Hessian of the utility at x, by one Hessian-vector product.
 
     It counts a = b, which `irlib.total_interaction` does not. ``diagonal=False`` leaves out the units' blocks Σ_a δ_aᵀHδ_a, for n products more.
-    Exact derivatives: on a piecewise linear network those of the linear region of x.
+    Exact derivatives: on a piecewise linear network those of the linear region of x. Differentiates twice, which torch.compile does not support.
     """
 
     def slope_of_slope(at: Tensor, along: Tensor, utility: Callable[[Tensor], Tensor]) -> Tensor:
         slope = torch.autograd.grad(utility(at), at, create_graph=True)[0]
-        return torch.autograd.grad((slope * along).sum(), at)[0]
+        if not slope.requires_grad:  # the utility is affine
+            return torch.zeros_like(at)
+        return torch.autograd.grad((slope * along).sum(), at, materialize_grads=True)[0]
 
     everyone, units = _parts_of(game)
     along = everyone if diagonal else torch.cat([everyone, units])
@@ -59,9 +61,9 @@ def _first_less_rest(game: AttackGame, at: Tensor, along: Tensor, vector: Callab
     def part(start: int, stop: int) -> None:
         flat = torch.arange(start, stop, device=game.x.device)
         image, which = flat // k, flat % k
-        where, delta = ((torch.where(of[which][:, None, game.units], game.delta[image], 0)) for of in (at, along))
         utility = lambda x: UTILITIES[game.utility](game.model(x).double(), game.y[image], game.rival[image]).sum()
-        with torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad():
+            where, delta = (torch.where(of[which][:, None, game.units], game.delta[image], 0) for of in (at, along))
             found = vector((game.x[image] + where).detach().requires_grad_(), delta, utility)
         values[start:stop] = (found.double() * delta).flatten(1).sum(1)
 

@@ -41,6 +41,7 @@ class PassSize:
         for handle in self._handles:
             handle.remove()
 
+    @torch.compiler.disable
     def _note(self, module: nn.Module, inputs: tuple, output: object) -> None:
         if isinstance(output, Tensor):
             self._largest = max(self._largest, output.nbytes)
@@ -57,23 +58,23 @@ def in_parts(run: Callable[[int, int], None], total: int, size: int) -> int:
 
     Returns the size that it came down to. Raises what the allocator raised where a single one does not fit.
     """
-    start, asked = 0, size
+    start, told = 0, False
     while start < total:
         stop = min(start + size, total)
         try:
             run(start, stop)
         except RuntimeError as error:
-            if size == 1 or not _out_of_memory(error):
+            if stop - start == 1 or not _out_of_memory(error):
                 raise
-            size = -(-min(size, total) // 2)
+            size = -(-(stop - start) // 2)
         else:
             start = stop
             continue
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        if asked:
-            warnings.warn(f"out of memory with {asked} images in a pass: going on with fewer (chunk= sets their number)", stacklevel=3)
-            asked = 0
+        if not told:
+            warnings.warn(f"out of memory with {stop - start} in one pass: going on with half as many", stacklevel=3)
+            told = True
     return size
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from irlib import _check
 from irlib.game import AttackGame
+from irlib.interactions import at_least_a_pair
 
 
 def precision_error(game: AttackGame, cells: int = 32, seed: int = 0) -> Tensor:
@@ -19,9 +20,10 @@ def precision_error(game: AttackGame, cells: int = 32, seed: int = 0) -> Tensor:
     if game.precision is None:
         raise ValueError("the game computes in the model's own precision: make it with precision=torch.bfloat16 or torch.float16")
     _check.at_least(cells, 2, "cells")
+    at_least_a_pair(game)
     n, cells = game.n, min(cells, game.n)
     grid = round(n**0.5)
-    own = AttackGame(game.model, game.x, game.delta, game.y, grid, game.utility)
+    own = AttackGame(game.model, game.x, game.delta, game.y, grid, game.utility, game.chunk)
     chosen = torch.eye(n, dtype=torch.bool)[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:cells]]
     coalitions = torch.cat([torch.ones(1, n, dtype=torch.bool), chosen, ~chosen])
     v = game(coalitions) - own(coalitions)

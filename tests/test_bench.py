@@ -8,7 +8,10 @@ from types import ModuleType
 import pytest
 import torch
 
-from irlib import bench, create_attack, list_attacks
+from irlib import create_attack, list_attacks
+from irlib.bench import attacks as bench
+from irlib.bench import clock
+from irlib.bench.__main__ import main
 
 STEPS = 2
 # The passes of each rule, and arguments other than the benchmark's own.
@@ -82,25 +85,25 @@ def test_the_bare_pass_is_the_gradient_that_fgsm_takes(at):
     assert agree[(at.x > 0.01) & (at.x < 0.99)].float().mean() > 0.999
 
 
-def test_ratios_are_to_the_turns_before_and_after(at, monkeypatch):
+def test_ratios_are_to_the_turns_before_and_after(monkeypatch):
     now = 0.0
 
     def takes(durations):
-        def call(x, y):
+        def call():
             nonlocal now
             now += next(durations)
 
         return call
 
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(clock.time, "perf_counter", lambda: now)
     other = takes(iter([99.0, 1.0, 3.0, 5.0, 5.0]))  # the first turn warms up
-    found = bench.compared(takes(iter([4.0, 4.0, 20.0])), other, at, repeats=3, scale=2)
+    found = clock.compared(takes(iter([4.0, 4.0, 20.0])), other, repeats=3, scale=2)
     assert found == {"ratio": 1.0, "lowest": 0.5, "highest": 2.0, "seconds": 4.0}
 
 
 def test_main_prints_all_attacks_and_writes_json(alone, capsys, tmp_path):
     out = tmp_path / "bench.json"
-    bench.main([*TINY, "--out", str(out)])
+    main([*TINY, "--out", str(out)])
     result, printed = json.loads(out.read_text()), capsys.readouterr().out
     assert list(tmp_path.iterdir()) == [out]
     assert list(result["attacks"]) == list_attacks()
@@ -125,7 +128,7 @@ def test_another_library_is_given_the_same_rule_on_its_own_copy(alone, capsys, m
     fake = ModuleType("torchattacks")
     fake.__version__, fake.__spec__, fake.PGD = "9.9", importlib.util.spec_from_loader("torchattacks", None), PGD
     monkeypatch.setitem(sys.modules, "torchattacks", fake)
-    bench.main([*TINY, "--only", "pgd", "ia"])
+    main([*TINY, "--only", "pgd", "ia"])
     ((_, arguments),) = made
     assert arguments == dict(eps=16 / 255, alpha=2 / 255, steps=1, random_start=False)
     assert "over torchattacks 9.9's" in capsys.readouterr().out
@@ -154,21 +157,21 @@ def test_other_libraries_do_the_same(library, name, at):
 )
 def test_bad_arguments_are_refused_before_anything_is_written(bad, says, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        bench.main([*TINY, *bad, "--out", str(tmp_path / "bench.json")])
+        main([*TINY, *bad, "--out", str(tmp_path / "bench.json")])
     assert stopped.value.code == 2 and says in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_does_not_exist_is_refused_before_the_measurement(capsys, tmp_path):
     with pytest.raises(SystemExit):
-        bench.main([*TINY, "--out", str(tmp_path / "nowhere" / "bench.json")])
+        main([*TINY, "--out", str(tmp_path / "nowhere" / "bench.json")])
     assert "folder that exists" in capsys.readouterr().err
 
 
 def test_no_gpu_is_said(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit):
-        bench.main([*TINY, "--device", "cuda"])
+        main([*TINY, "--device", "cuda"])
     assert "no GPU" in capsys.readouterr().err
 
 
@@ -177,5 +180,5 @@ def test_a_measurement_that_fails_leaves_the_earlier_file(alone, monkeypatch, tm
     out.write_text("earlier")
     monkeypatch.setattr(bench, "beside_bare", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        bench.main([*TINY, "--out", str(out)])
+        main([*TINY, "--out", str(out)])
     assert out.read_text() == "earlier" and list(tmp_path.iterdir()) == [out]

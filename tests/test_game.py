@@ -1,11 +1,13 @@
 """v(S) against loops over images, coalitions and pixels; chunking; the memory bound; bad input."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from irlib.game import AttackGame, grid_cells
+from irlib.interactions import interaction_matrix
 from tests.conftest import assert_untouched, make_images, make_network, snapshot
 
 
@@ -74,7 +76,7 @@ def test_chunks_do_not_change_values_and_keep_their_size(network, x, y):
     whole = AttackGame(network, x, 0.1 * x, y, grid=2)(coalitions)
     sizes.clear()
     cut = AttackGame(network, x, 0.1 * x, y, grid=2, chunk=4)(coalitions)
-    assert max(sizes) == 4 and sum(sizes) == 33 + 3 + 1  # the coalitions, v(∅), and one image to measure memory
+    assert max(sizes) == 4 and sum(sizes) == 33 + 3  # the coalitions, and v(∅), whose first image is the one that measures memory
     torch.testing.assert_close(cut, whole, rtol=0, atol=1e-14)
 
 
@@ -157,6 +159,10 @@ def test_bad_input_is_refused_by_name(network, x, y):
         (dict(grid=0), ValueError, "grid"),
         (dict(utility="cr"), ValueError, "did you mean 'ce'"),
         (dict(chunk=0), ValueError, "chunk"),
+        (dict(x=x.half(), delta=x.half(), model=make_network().half()), TypeError, "float16 on the CPU: use float32"),
+        (dict(x=x.bfloat16(), delta=x.bfloat16(), model=make_network().bfloat16()), TypeError, "bfloat16 on the CPU: use float32"),
+        (dict(precision=torch.float32), ValueError, "precision must be torch.bfloat16, torch.float16, or None.*got torch.float32"),
+        (dict(precision="bf16"), ValueError, "precision must be.*got bf16"),
         (dict(model=lambda images: images), TypeError, "nn.Module"),
         (dict(model=nn.Sequential(nn.Conv2d(1, 3, 3)).double().eval()), ValueError, "logits"),
     ]:
@@ -175,3 +181,97 @@ def test_coalitions_of_the_wrong_kind_are_refused(network, x, y):
             game(coalitions)
     with pytest.raises(TypeError, match="bool"):
         game(torch.ones(3, 4))
+
+
+def game_of_one(network, grid=3):
+    x = make_images(batch=1)
+    return AttackGame(network, x, torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.tensor([1]), grid=grid)
+
+
+@pytest.mark.parametrize("kind", [bool, np.int64, np.uint8, float])
+def test_numpy_coalitions_of_one_image_give_numpy_values(kind, network):
+    game, coalitions = game_of_one(network), np.random.default_rng(0).random((20, 9)) < 0.5
+    values = game(coalitions.astype(kind))
+    assert isinstance(values, np.ndarray) and values.dtype == np.float64 and values.shape == (20,)
+    np.testing.assert_array_equal(values, game(torch.tensor(coalitions.tolist()))[0].numpy())
+    assert len(set(values)) > 15
+    assert game(coalitions[:0]).shape == (0,)
+
+
+def test_numpy_coalitions_are_refused_for_several_images_and_in_other_shapes(network, x, y):
+    with pytest.raises(ValueError, match=r"one image, this one has 3: make a game of each, x\[i : i \+ 1\]"):
+        AttackGame(network, x, 0.1 * x, y, grid=3)(np.ones((4, 9), dtype=bool))
+    for shape in ((4, 8), (9,)):
+        with pytest.raises(ValueError, match=r"\(k, 9\)"):
+            game_of_one(network)(np.ones(shape, dtype=bool))
+
+
+def test_shapiq_takes_the_game_as_it_is(network):
+    shapiq = pytest.importorskip("shapiq")
+    game = game_of_one(network)
+    expected = interaction_matrix(game)[0].numpy()
+    assert np.abs(expected).max() > 0.05
+    approximator = shapiq.SHAPIQ(n=9, max_order=2, index="SII", random_state=0)
+    for pairs in (shapiq.ExactComputer(n_players=9, game=game)("SII", order=2), approximator.approximate(budget=2**9, game=game)):
+        found = pairs.get_n_order_values(2)
+        np.testing.assert_allclose(found - np.diag(np.diag(found)), expected, rtol=0, atol=1e-10)
+
+
+class Fragile(nn.Module):
+    """A network with logits that are not finite where the pixel (3, 4) has the value ``bad``."""
+
+    def __init__(self, network, bad, breaks):
+        super().__init__()
+        self.network, self.bad, self.breaks = network, bad, breaks
+
+    def forward(self, images):
+        z = self.network(images)
+        self.breaks(z, images[:, 0, 3, 4] == self.bad)
+        return z
+
+
+@pytest.mark.parametrize("utility", ["ce", "margin"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_a_utility_that_is_not_finite_is_named_with_its_image_and_coalition(chunk, value, utility, network, x):
+    y = torch.tensor([0, 0, 0])
+
+    def breaks(z, where):
+        z[where, 0] = torch.nan if value == "nan" else -torch.inf
+
+    game = AttackGame(Fragile(network, (1.1 * x)[1, 0, 3, 4], breaks).eval(), x, 0.1 * x, y, grid=3, utility=utility, chunk=chunk)
+    unbroken = AttackGame(network, x, 0.1 * x, y, grid=3, utility=utility)
+    coalitions = torch.zeros(3, 4, 9, dtype=torch.bool)
+    coalitions[0, :, 5] = coalitions[2, :, 5] = True  # the pixel's cell; of image 1 alone the value is the bad one
+    coalitions[1, :, 1] = True
+    torch.testing.assert_close(game(coalitions), unbroken(coalitions), rtol=0, atol=1e-14)
+    coalitions[1, 2, [5, 8]] = True
+    with pytest.raises(ValueError, match=rf"utility '{utility}' is {value} for image 1 and the coalition of 3 of 9 cells \[1, 5, 8\]: .*not finite"):
+        game(coalitions)
+    shared = coalitions[1]
+    with pytest.raises(ValueError, match=r"for image 1 and the coalition of 3 of 9 cells \[1, 5, 8\]"):
+        game(shared)
+
+
+@pytest.mark.parametrize("image", [0, 2])
+def test_logits_that_are_not_finite_at_any_clean_image_are_refused(image, network, x, y):
+    def breaks(z, where):
+        z[where] = torch.nan
+
+    says = "NaN or infinite logits for a finite input" if image == 0 else "nan for image 2 and the coalition of 0 of 9 cells"
+    with pytest.raises(ValueError, match=says):
+        AttackGame(Fragile(network, x[image, 0, 3, 4], breaks).eval(), x, 0.1 * x, y, grid=3)
+
+
+def test_a_compiled_model_has_the_same_values(network, x, y):
+    try:
+        compiled = torch.compile(make_network(), backend="eager")
+        compiled(x)
+    except Exception as error:  # whatever the platform lacks
+        pytest.skip(f"torch.compile: {error}")
+    coalitions = torch.rand(7, 9, generator=torch.Generator().manual_seed(0)) < 0.5
+    try:
+        values = AttackGame(compiled, x, 0.1 * x, y, grid=3)(coalitions)
+    finally:
+        torch.compiler.reset()
+    torch.testing.assert_close(values, AttackGame(network, x, 0.1 * x, y, grid=3)(coalitions), rtol=0, atol=1e-14)

@@ -19,7 +19,8 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 LAYERS = ["_check", "plotting", "ensemble", "surgery", "zoo.architectures", "zoo.layers", "zoo.imagenet", "zoo.store", "zoo.cast", "models", "data",
           "draws", "memory", "game", "shapley", "interactions", "regression", "sampled", "local", "precision", "samplers", "loss",
           "amplification", "quadratic", "transfer", "attacks.projection", "attacks.loop", "attacks", "", "notebook", "widgets",
-          "zoo.objectives", "zoo.train", "zoo.measure", "zoo.__main__", "bench"]  # fmt: skip
+          "zoo.objectives", "zoo.train", "zoo.measure", "zoo.__main__",
+          "bench.clock", "bench.tables", "bench"]  # fmt: skip
 
 
 def modules():

@@ -1,18 +1,12 @@
-"""Speed. `attacks` runs each attack on a ResNet of random weights, counts the images that enter the network, and divides its time by that of as
-many bare passes: one forward and one backward to the input, same network and batch. Where torchattack or torchattacks is installed, it also
-divides our time by theirs, for attacks of the same rule."""
+"""The attacks' time over that of the passes that their rules need. Each runs on a ResNet of random weights; the images that enter the network are
+counted, and its time is divided by that of as many bare passes: one forward and one backward to the input, same network and batch. Where torchattack
+or torchattacks is installed, our time is also divided by theirs, for attacks of the same rule."""
 
 import argparse
 import copy
 import importlib.util
-import json
-import platform
-import re
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +15,9 @@ import torchvision
 from torch import Tensor, nn
 from tqdm import tqdm
 
-import irlib
 from irlib.attacks import create_attack, list_attacks
 from irlib.attacks.ti import scaled_size
+from irlib.bench.clock import compared
 from irlib.models import Normalized
 from irlib.zoo.cast import plain
 from irlib.zoo.layers import LAYERS
@@ -92,31 +86,14 @@ def bare_pass(network: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return torch.autograd.grad(F.cross_entropy(network(x), y, reduction="sum"), x)[0]
 
 
-def compared(ours: Callable[..., Any], other: Callable[..., Any], at: Scene, repeats: int, scale: float = 1) -> dict[str, float]:
-    """Time of ``ours``, called before, over ``scale`` times the other's: they take turns, and the other's is the mean of those before and after."""
-
-    def seconds(call: Callable[..., Any]) -> float:
-        wait = torch.cuda.synchronize if at.x.is_cuda else lambda: None
-        wait()
-        start = time.perf_counter()
-        call(at.x, at.y)
-        wait()
-        return time.perf_counter() - start
-
-    seconds(other)  # warms up
-    turns = [seconds(call) for call in (other, *(ours, other) * repeats)]
-    ratios = [2 * mine / (before + after) / scale for before, mine, after in zip(turns[:-2:2], turns[1::2], turns[2::2], strict=True)]
-    found = {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios), "seconds": statistics.median(turns[1::2])}
-    return {key: float(f"{value:.4g}") for key, value in found.items()}
-
-
 def beside_bare(name: str, at: Scene, steps: int, repeats: int) -> dict[str, Any]:
     """The attack's passes, and its time over theirs."""
     formula, arguments = RULES.get(name, ("steps", {}))
     attack, network = at.attack(name, steps, **arguments), at.heads if name == "fd" else at.model
     count = passes(attack, network, at.x, at.y)
     rule = ", ".join([formula, *(f"{key} {value}" for key, value in arguments.items())])
-    return {"passes": count, "rule": rule} | compared(attack, lambda x, y: bare_pass(network, x, y), at, repeats, count)
+    bare = lambda: bare_pass(network, at.x, at.y)
+    return {"passes": count, "rule": rule} | compared(lambda: attack(at.x, at.y), bare, repeats, count, at.x.is_cuda)
 
 
 def same_rule(library: str, at: Scene, steps: int) -> dict[str, tuple[dict[str, Any], str, dict[str, Any]]]:
@@ -140,10 +117,10 @@ def beside_library(library: Any, name: str, at: Scene, steps: int, repeats: int)
     own, called, arguments = same_rule(library.__name__, at, steps)[name]
     ours, theirs = at.attack(name, steps, **own), getattr(library, called)(copy.deepcopy(at.model), **arguments)
     ours(at.x, at.y)
-    return compared(ours, theirs, at, repeats)
+    return compared(lambda: ours(at.x, at.y), lambda: theirs(at.x, at.y), repeats, cuda=at.x.is_cuda)
 
 
-def attacks(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+def run(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """What the sub-command prints, and what it writes."""
     at, chosen = scene(args.network, args.batch, args.size, args.device), args.only or list_attacks()
     libraries = {name: importlib.import_module(name) for name in LIBRARIES if importlib.util.find_spec(name)}
@@ -162,40 +139,8 @@ def attacks(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return "\n".join([table, "", NOTE, *missing]), {"attacks": found, "over": beside, "note": NOTE}
 
 
-def environment(device: str) -> dict[str, Any]:
-    """The device by its name, and the versions that a time depends on."""
-    cpu = re.search(r"model name\s*: (.*)", info.read_text()) if (info := Path("/proc/cpuinfo")).exists() else None
-    name = torch.cuda.get_device_name() if device == "cuda" else cpu[1] if cpu else platform.processor() or platform.machine()
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "torchvision": torchvision.__version__, "irlib": irlib.__version__}
-    return {"date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "device": name, "threads": torch.get_num_threads(), "versions": versions}
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m irlib.bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    command = commands.add_parser("attacks", help="time over that of the passes that the rules need, and over other libraries' time")
-    command.set_defaults(run=attacks)
+def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--network", choices=NETWORKS, default="resnet18", metavar="NAME")
     command.add_argument("--only", nargs="+", choices=list_attacks(), metavar="ATTACK", help="default: all")
     for name, default in (("batch", 8), ("size", 224), ("steps", 2), ("repeats", 5)):
         command.add_argument(f"--{name}", type=int, default=default, metavar="N", help=f"default {default}")
-    command.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    command.add_argument("--out", type=Path, metavar="FILE.json", help="where to write the result besides printing it")
-    args = parser.parse_args(argv)
-    if small := [name for name in ("batch", "size", "steps", "repeats") if getattr(args, name) < 1]:
-        parser.error(f"--{small[0]} must be at least 1, got {getattr(args, small[0])}")
-    if args.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch finds no GPU here")
-    if args.out and (args.out.is_dir() or not args.out.parent.is_dir()):
-        parser.error(f"--out: {args.out} is not a file in a folder that exists")
-    facts = {"settings": {key: value for key, value in vars(args).items() if key not in ("run", "out")}} | environment(args.device)
-    text, found = args.run(args)
-    print(", ".join(f"{key} {value}" for key, value in facts["settings"].items()), facts["device"], facts["date"], text, sep="\n")
-    if args.out:
-        partial = args.out.with_name(f"{args.out.name}.partial")
-        partial.write_text(json.dumps(facts | found, indent=2, ensure_ascii=False) + "\n")
-        partial.replace(args.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m irlib.bench attacks`, `python -m irlib.bench interactions`."""
