@@ -116,7 +116,8 @@ class AttackGame:
         def part(start: int, stop: int) -> None:
             flat = torch.arange(start, stop, device=self.x.device)
             image = flat // k
-            present = coalitions[image % len(coalitions), flat % k][:, None, self.units]
+            rows = coalitions.flatten(0, 1)[image % len(coalitions) * k + flat % k]
+            present = rows.index_select(1, self.units.flatten()).view(-1, 1, *self.units.shape)  # twice as fast as rows[:, self.units]
             with self._autocast():
                 z = self.model(self.x[image] + torch.where(present, self.delta[image], 0))
             values[start:stop] = UTILITIES[self.utility](z.double(), self.y[image], self.rival[image])
