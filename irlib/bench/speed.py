@@ -45,9 +45,9 @@ def total(args: argparse.Namespace) -> Table:
             seconds, ratios = whole["seconds"], (1 / throughput["ratio"], 1 / whole["ratio"], loop["ratio"], loop["lowest"])
             rows.append((name, n, 2 * n + 2, game.chunk, seconds, *map(rounded, ratios)))
     note = """\
-The exact total of one image (Eq. 12). Throughput: time of the bare network on ready-made batches of the same inputs, as many at a time, over ours, for
-a game that is there already; made anew: the same with the making of the game, which checks its input, measures memory and evaluates v(∅). One by one:
-time of a loop over the coalitions, one forward each, over ours with the making (median and lowest of the repeats)."""
+The exact total of one image (Eq. 12). Throughput: time of the bare network on ready-made batches of the same inputs, as many at a time, over ours,
+for a game that is there already; made anew: the same with the making of the game, which checks its input, measures memory and evaluates v(∅). One
+by one: time of a loop over the coalitions, one forward each, over ours with the making (median and lowest of the repeats)."""
     headings = ("network", "n", "evaluations", "chunk", "seconds", "throughput", "made anew", "one by one", "lowest")
     return Table("The exact total against the bare network and against a loop", headings, rows, note)
 
