@@ -90,6 +90,22 @@ class TableGame:
         return self.values[:, (coalitions.long() << torch.arange(self.n)).sum(-1)]
 
 
+class QuadraticLogit(nn.Module):
+    """z = (0, q(x)) with q an exact quadratic: its margin is q."""
+
+    def __init__(self, pixels, seed=0):
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        half = torch.randn(pixels, pixels, generator=generator, dtype=torch.float64)
+        self.register_buffer("g", torch.randn(pixels, generator=generator, dtype=torch.float64))
+        self.register_buffer("H", half + half.T)
+
+    def forward(self, x):
+        flat = x.flatten(1)
+        q = flat @ self.g + 0.5 * ((flat @ self.H) * flat).sum(1)
+        return torch.stack([torch.zeros_like(q), q], 1)
+
+
 @pytest.fixture
 def network() -> nn.Module:
     return make_network()

@@ -153,11 +153,15 @@ def test_other_libraries_do_the_same(library, name, at):
         (["--repeats", "-1"], "--repeats must be at least 1"),
         (["--size", "wide"], "invalid int value"),
         (["--device", "tpu"], "tpu"),
+        (["interactions", "--sections", "speeed"], "speeed"),
+        (["interactions", "--estimated", "fmnist-resnet"], "fmnist-resnet14"),
+        (["interactions", "--networks", "resnet19"], "resnet18"),
+        (["interactions", "--images", "0"], "--images must be at least 1"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_written(bad, says, capsys, tmp_path):
     with pytest.raises(SystemExit) as stopped:
-        main([*TINY, *bad, "--out", str(tmp_path / "bench.json")])
+        main([*(TINY if bad[0].startswith("--") else []), *bad, "--out", str(tmp_path / "bench.json")])
     assert stopped.value.code == 2 and says in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 

@@ -167,20 +167,3 @@ def test_cells_are_shown_as_what_they_are():
     table = Table("T", ("name", "n", "ratio", "error %", "none"), [("a", 12, 1.23456, 0.0123, None)], "N")
     assert table.plain().splitlines()[2].split() == ["a", "12", "1.23", "1.2", "%", "–"]
     assert "<td>1.2 %</td>" in table.html() and "<code>a</code>" in table.html()
-
-
-@pytest.mark.parametrize(
-    ("bad", "says"),
-    [
-        (["--sections", "speeed"], "speeed"),
-        (["--estimated", "fmnist-resnet"], "fmnist-resnet"),
-        (["--networks", "resnet19"], "resnet18"),
-        (["--images", "0"], "--images must be at least 1"),
-        (["--repeats", "0"], "--repeats must be at least 1"),
-    ],
-)
-def test_bad_arguments_are_refused_before_anything_is_written(bad, says, capsys, tmp_path):
-    with pytest.raises(SystemExit) as stopped:
-        main([*TINY, *bad, "--out", str(tmp_path / "bench.json")])
-    assert stopped.value.code == 2 and says in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 import irlib
 from irlib.game import AttackGame
 from irlib.local import hessian, secant
-from tests.conftest import assert_untouched, make_images, make_network, snapshot
+from tests.conftest import QuadraticLogit, assert_untouched, make_images, make_network, snapshot
 
 
 def make_delta(x, seed=2, scale=0.3):
@@ -96,22 +96,6 @@ def test_the_rival_is_that_of_the_full_perturbation(predictor):
     assert (clean != full).any()  # else this test could not tell the two apart
     found = predictor(AttackGame(network, x, delta, y, grid=3, utility="margin"))
     torch.testing.assert_close(found, SLOW[predictor](network, x, delta, y, 3, "margin", True), rtol=0, atol=1e-11)
-
-
-class QuadraticLogit(nn.Module):
-    """z = (0, q(x)) with q an exact quadratic: its margin is q."""
-
-    def __init__(self, pixels, seed=0):
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        half = torch.randn(pixels, pixels, generator=generator, dtype=torch.float64)
-        self.register_buffer("g", torch.randn(pixels, generator=generator, dtype=torch.float64))
-        self.register_buffer("H", half + half.T)
-
-    def forward(self, x):
-        flat = x.flatten(1)
-        q = flat @ self.g + 0.5 * ((flat @ self.H) * flat).sum(1)
-        return torch.stack([torch.zeros_like(q), q], 1)
 
 
 @both

@@ -4,12 +4,11 @@ import itertools
 
 import pytest
 import torch
-from torch import nn
 
 from irlib.game import AttackGame
 from irlib.interactions import mean_interaction
 from irlib.loss import contrasts, interaction_loss
-from tests.conftest import assert_untouched, make_images, make_network, snapshot
+from tests.conftest import QuadraticLogit, assert_untouched, make_images, make_network, snapshot
 
 
 def make_delta(x, seed=1, scale=0.3):
@@ -152,22 +151,6 @@ def test_it_can_be_differentiated_once(network, x, y):
     (slope,) = torch.autograd.grad(interaction_loss(network, x, delta, y, grid=2).square().sum(), delta, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         slope.sum().backward()
-
-
-class QuadraticLogit(nn.Module):
-    """z = (0, q(x)) with q an exact quadratic."""
-
-    def __init__(self, pixels, seed=0):
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        half = torch.randn(pixels, pixels, generator=generator, dtype=torch.float64)
-        self.register_buffer("g", torch.randn(pixels, generator=generator, dtype=torch.float64))
-        self.register_buffer("H", half + half.T)
-
-    def forward(self, x):
-        flat = x.flatten(1)
-        q = flat @ self.g + 0.5 * ((flat @ self.H) * flat).sum(1)
-        return torch.stack([torch.zeros_like(q), q], 1)
 
 
 def pair_by_pair(model, delta, grid):
