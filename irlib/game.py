@@ -92,13 +92,13 @@ class AttackGame:
     def __call__(self, coalitions: Tensor | np.ndarray) -> Tensor | np.ndarray:
         """float64 (batch, k): v of each coalition, bool (k, n) for all images alike or (batch, k, n).
 
-        A NumPy array of coalitions (k, n) gives one of values (k,), for a game of one image: what shapiq calls. Raises ValueError that names the
-        image and the coalition where a utility is not finite.
+        A NumPy array of coalitions (k, n) or of one (n,) gives one of values (k,), for a game of one image: what shapiq calls. Raises ValueError
+        that names the image and the coalition where a utility is not finite.
         """
         if isinstance(coalitions, np.ndarray):
             if len(self.x) != 1:
                 raise ValueError(f"NumPy coalitions are for a game of one image, this one has {len(self.x)}: make a game of each, x[i : i + 1]")
-            return self(torch.from_numpy(coalitions.astype(bool)))[0].cpu().numpy()
+            return self(torch.from_numpy(np.atleast_2d(coalitions).astype(bool)))[0].cpu().numpy()
         if not isinstance(coalitions, Tensor) or coalitions.dtype != torch.bool:
             raise TypeError(f"coalitions must be a bool tensor, got {_check.described(coalitions)}")
         shapes = f"(k, {self.n}) or ({len(self.x)}, k, {self.n})"

@@ -198,12 +198,13 @@ def test_numpy_coalitions_of_one_image_give_numpy_values(kind, network):
     assert game(coalitions[:0]).shape == (0,)
 
 
-def test_numpy_coalitions_are_refused_for_several_images_and_in_other_shapes(network, x, y):
+def test_numpy_coalitions_of_several_images_or_of_other_units_are_refused(network, x, y):
     with pytest.raises(ValueError, match=r"one image, this one has 3: make a game of each, x\[i : i \+ 1\]"):
         AttackGame(network, x, 0.1 * x, y, grid=3)(np.ones((4, 9), dtype=bool))
-    for shape in ((4, 8), (9,)):
+    for shape in ((4, 8), (8,), (1, 4, 8)):
         with pytest.raises(ValueError, match=r"\(k, 9\)"):
             game_of_one(network)(np.ones(shape, dtype=bool))
+    assert game_of_one(network)(np.ones(9, dtype=bool)).shape == (1,)
 
 
 def test_shapiq_takes_the_game_as_it_is(network):

@@ -362,7 +362,7 @@ def test_the_seed_decides_and_no_other_random_state_is_touched(name):
 
 def test_the_budget_is_used_up_where_few_coalitions_recur():
     assert multi_order_interaction(wave(49), 24, 4003).evaluations == 4000
-    assert shapley_values(wave(49), 4000).evaluations > 3700
+    assert shapley_values(wave(49), 4000).evaluations > 3600
     for method in ("contexts", "regression"):
         assert interaction_matrix(wave(49), 99 + 3 * 1226 + 1, method=method).evaluations > 3500
     assert interaction_matrix(wave(49), 4000, pairs=neighbours(7)).evaluations > 3500
@@ -601,3 +601,17 @@ def test_two_units_have_the_one_interaction_of_eq_12():
     game = random_game(2)
     found = sampled.interaction_matrix(game, 100, method="contexts")
     torch.testing.assert_close(found.value, interactions.interaction_matrix(game), rtol=0, atol=1e-12)
+
+
+def test_turned_permutations_are_better_than_more_of_them():
+    """Of a game in which a late unit adds less; both spend the whole budget, and neither is wrong on average."""
+    game, budget = random_game(9, seed=3), 400
+    game.values += 3 * torch.linspace(0, 1, 2**9).pow(0.3)
+    truth = irlib.shapley_values(game)
+
+    def error(turns, monkeypatch):
+        monkeypatch.setattr(sampled, "TURNS", turns)
+        return torch.stack([sampled.shapley_values(game, budget, seed).value - truth for seed in range(60)]).square().mean().sqrt()
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        assert error(4, monkeypatch) < 0.9 * error(1, monkeypatch)

@@ -13,7 +13,7 @@ RESULTS = Path(__file__).parents[1] / "results" / "bench"  # what `python -m irl
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of numbers and words under headings, and what they mean. A heading that ends in % is of fractions, shown as percentages."""
+    """Rows of numbers and words under headings, and what they mean. Under a heading that ends in % are fractions, shown as percentages."""
 
     title: str
     headings: tuple[str, ...]
@@ -50,5 +50,5 @@ def _shown(cell: Any, heading: str) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, float):
-        return f"{100 * cell:.2g} %" if heading.endswith("%") else f"{cell:.3g}"
+        return f"{100 * cell:.2g}" if heading.endswith("%") else f"{cell:.3g}"
     return str(cell)
