@@ -1,6 +1,6 @@
 """The interaction loss (Eq. 16): the interaction of a perturbation as a differentiable estimate from a few random coalitions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 
 import torch
@@ -70,11 +70,16 @@ def contrasts(
     in it, is left out. 1 + 2·draws forwards of each image.
     """
     u = UTILITIES[utility]
-    with PassSize(source) as one:
+    with PassSize(source, pass_key(base, delta)) as one:
         z = source(base + delta)
     rival = rivals(z, y)
     rest = sum_over(torch.cat([~present, present], 1), units, source, base, delta, lambda z, k: u(z.double(), y.repeat(k), rival.repeat(k)), one)
     return z, rival, u(z.double(), y, rival) - rest / present.shape[1]
+
+
+def pass_key(base: Tensor, delta: Tensor) -> Hashable:
+    """What decides the memory of a pass of ``base + delta``."""
+    return base.shape, base.dtype, base.device, torch.is_grad_enabled() and delta.requires_grad
 
 
 def sum_over(
@@ -88,7 +93,8 @@ def sum_over(
 
     def part(inside: Tensor, d: Tensor) -> Tensor:
         k = inside.shape[1]
-        masked = torch.where(inside.transpose(0, 1)[:, :, None, units], d, 0).flatten(0, 1)
+        present = inside.transpose(0, 1).index_select(2, units.flatten()).unflatten(2, (1, *units.shape))
+        masked = torch.where(present, d, 0).flatten(0, 1)
         return value(source(base.repeat(k, 1, 1, 1) + masked), k).view(k, -1).sum(0)
 
     return _Summed.apply(delta, lambda start, stop, d: part(present[:, start:stop], d), present.shape[1], max(1, budget(base.device) // one.bytes))

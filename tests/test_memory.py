@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from irlib import memory
 from irlib.game import AttackGame
 from irlib.loss import interaction_loss
 from irlib.memory import PassSize, budget, in_parts
@@ -242,3 +243,26 @@ def test_the_interaction_loss_that_runs_out_of_memory_has_the_same_value_and_gra
     for cramped, roomy in zip(found, value_and_gradient(network), strict=True):
         assert roomy.abs().max() > 1e-3
         torch.testing.assert_close(cramped, roomy, rtol=0, atol=1e-12)
+
+
+def test_the_loss_measures_a_pass_once_for_each_batch_and_kind(monkeypatch, network, x, y):
+    noted = []
+    monkeypatch.setattr(memory.PassSize, "_note", lambda self, module, inputs, output: noted.append(module))
+    loss = lambda images, wanted: interaction_loss(
+        network, images, make_delta(images).requires_grad_(wanted), y[: len(images)], grid=2, draws=2, coalition=1
+    )
+    measured = lambda images, wanted: (noted.clear(), loss(images, wanted), bool(noted))[-1]
+    assert measured(x, True) and not measured(x, True)
+    assert measured(x, False) and not measured(x, False)
+    assert measured(x[:2], True) and not measured(x, True)
+
+
+def test_a_pass_that_failed_is_measured_again(network, x):
+    with pytest.raises(RuntimeError), PassSize(network, "key"):
+        network(x[:, :, :3])
+    with PassSize(network, "key") as one:
+        network(x)
+    assert one.bytes > 0
+    with PassSize(network, "key") as again:
+        network(x[:1])
+    assert again.bytes == one.bytes

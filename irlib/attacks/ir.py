@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from irlib.attacks.loop import Ascended, Attack, CrossEntropy, Opened
 from irlib.draws import Draws
-from irlib.loss import Coalitions, contrasts, sum_over
+from irlib.loss import Coalitions, contrasts, pass_key, sum_over
 from irlib.memory import PassSize
 
 
@@ -46,7 +46,7 @@ class PatchesDropped:
 
         def ascended(source: nn.Module, base: Tensor, delta: Tensor) -> Tensor:
             kept = draws.uniform(samples, n).argsort(2).argsort(2) >= dropped
-            with PassSize(source) as one:
+            with PassSize(source, pass_key(base, delta)) as one:
                 first = self.loss.of(source(base + delta * kept[:, 0, units][:, None]), y)
             rest = sum_over(kept[:, 1:], units, source, base, delta, lambda z, k: self.loss.of(z, y.repeat(k)), one)
             return (first + rest) / samples

@@ -18,9 +18,9 @@ from irlib.draws import SharedDraws
 from irlib.game import Game
 from irlib.samplers import SAMPLERS
 
-BUDGETS = {12: (250, 1000, 3000), 49: (2500, 10_000, 20_000)}
-SEEDS = 3
-REFERENCE = 300_000  # evaluations, where the truth cannot be enumerated
+BUDGETS = {12: (500, 2000), 49: (2500, 10_000)}
+SEEDS = 2
+REFERENCE = 100_000  # evaluations, where the truth cannot be enumerated
 
 
 class FewerPlayers:
@@ -73,10 +73,11 @@ def estimators(args: argparse.Namespace) -> Table:
                 rows.append((name, what, n, *errors, max(own)))
     note = f"""\
 Relative error, root mean square over all units (φ) or pairs (I), mean of {SEEDS} seeds on each of two images of {args.networks[0]}; – where an
-estimator refuses the budget. Budgets: {BUDGETS[12]} evaluations for n = 12, {BUDGETS[49]} for n = 49. The truth is enumerated for n = 12; for n = 49
+estimator refuses the budget. Budgets: {BUDGETS[12][0]} and {BUDGETS[12][1]} evaluations for
+n = 12, {BUDGETS[49][0]} and {BUDGETS[49][1]} for n = 49. The truth is enumerated for n = 12; for n = 49
 it is an estimate from {REFERENCE} evaluations with another seed, whose own relative standard error is in the last column."""
-    places = ("small budget", "middle", "large")[: len(BUDGETS[49])]
-    return Table("The sampled estimators at equal budgets", ("estimator", "of", "n", *places, "error of the truth"), rows, note)
+    headings = ("estimator", "of", "n", "smaller budget", "larger budget", "error of the truth")
+    return Table("The sampled estimators at equal budgets", headings, rows, note)
 
 
 def _truth(game: Game, order: int) -> tuple[Tensor, float]:
