@@ -48,17 +48,14 @@ class Coalitions:
 
     def drawn(self, draws: Draws, n: int) -> Tensor:
         """bool (batch, draws, n): the coalitions of cells."""
-        return SAMPLERS[self.sampler].draw(draws, n, self.draws, self._size(n))
+        return SAMPLERS[self.sampler].draw(draws, n, self.draws, self.coalition)
 
     def divisor(self, n: int) -> float:
         """What turns the mean over coalitions into the loss, by the scaling."""
         if self.scaling == "authors" and self.sampler == "authors":
             return 1.0
-        pairs = SAMPLERS[self.sampler].pairs(n, self._size(n))
+        pairs = SAMPLERS[self.sampler].pairs(n, self.draws, self.coalition)
         return pairs if self.scaling == "paper" else pairs / pairs_across(n, authors_size(n))
-
-    def _size(self, n: int) -> int:
-        return self.coalition or SAMPLERS[self.sampler].size(n, self.draws)
 
 
 def contrasts(

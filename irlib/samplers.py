@@ -26,36 +26,42 @@ def pairs_across(n: int, coalition: int) -> float:
     return n * (n - 1) * ((1 - 1 / n) ** coalition - (1 - 2 / n) ** coalition)
 
 
-def with_replacement(draws: Draws, n: int, count: int, coalition: int) -> Tensor:
-    """The authors': each coalition ``coalition`` cells, some drawn more than once."""
-    cells = draws.integers(n, count, coalition)
+def authors_size(n: int) -> int:
+    """n/8 cells: the authors' 32 of 256."""
+    return max(1, round(n / 8))
+
+
+def with_replacement(draws: Draws, n: int, count: int, coalition: int | None) -> Tensor:
+    """The authors': each coalition ``coalition`` cells, n/8 by default, some drawn more than once."""
+    cells = draws.integers(n, count, coalition or authors_size(n))
     return torch.zeros(*cells.shape[:2], n, dtype=torch.bool, device=cells.device).scatter(2, cells, True)
 
 
-def distinct(draws: Draws, n: int, count: int, coalition: int) -> Tensor:
-    """Each coalition ``coalition`` different cells."""
-    return draws.integers(KEYS, count, n).argsort(2).argsort(2) < coalition
+def distinct(draws: Draws, n: int, count: int, coalition: int | None) -> Tensor:
+    """Each coalition ``coalition`` different cells, n/8 by default."""
+    return draws.integers(KEYS, count, n).argsort(2).argsort(2) < (coalition or authors_size(n))
 
 
-def partition(draws: Draws, n: int, count: int, coalition: int) -> Tensor:
+def partition(draws: Draws, n: int, count: int, coalition: int | None) -> Tensor:
     """Random partitions of the grid into equal blocks (to within a cell): each cell once a round."""
     return _blocks(torch.zeros(n, dtype=torch.int64), draws, n, count, coalition)
 
 
-def stratified(draws: Draws, n: int, count: int, coalition: int) -> Tensor:
+def stratified(draws: Draws, n: int, count: int, coalition: int | None) -> Tensor:
     """Such partitions with the cells of a block apart: the grid is cut into patches of as many cells as there are blocks, and each block has one
     cell of each patch."""
-    return _blocks(_position_in_patches(round(n**0.5)) // blocks_a_round(n, coalition), draws, n, count, coalition)
+    return _blocks(_position_in_patches(round(n**0.5)) // blocks_a_round(n, count, coalition), draws, n, count, coalition)
 
 
-def blocks_a_round(n: int, coalition: int) -> int:
-    """How many blocks of about ``coalition`` cells fill a grid of n."""
-    return max(1, round(n / coalition))
+def blocks_a_round(n: int, count: int, coalition: int | None) -> int:
+    """How many blocks fill a grid of n: what about ``coalition`` cells each make, by default ``count``, so that it is one round, or 8 if that is
+    more. A round that is not drawn to its end leaves cells out, and varies for it."""
+    return min(n, max(count, 8)) if coalition is None else max(1, round(n / coalition))
 
 
-def _blocks(stratum: Tensor, draws: Draws, n: int, count: int, coalition: int) -> Tensor:
+def _blocks(stratum: Tensor, draws: Draws, n: int, count: int, coalition: int | None) -> Tensor:
     """Cells in random order within their stratum (n,), dealt out to the blocks in turn, from a random block on; as many rounds as it takes."""
-    blocks = blocks_a_round(n, coalition)
+    blocks = blocks_a_round(n, count, coalition)
     rounds = -(-count // blocks)
     within = draws.integers(KEYS, rounds, n)
     rank = (stratum.to(within.device) * KEYS + within).argsort(2).argsort(2)
@@ -74,33 +80,27 @@ def _position_in_patches(grid: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Sampler:
-    """``draw(draws, n, count, coalition)`` gives bool (batch, count, n); ``pairs(n, coalition)`` the pairs that a contrast counts, on average;
-    ``size(n, count)`` the cells of a coalition where nothing else is asked for."""
+    """``draw(draws, n, count, coalition)`` gives bool (batch, count, n), ``pairs(n, count, coalition)`` the pairs that a contrast counts, on average;
+    coalition=None stands for the sampler's own size."""
 
-    draw: Callable[[Draws, int, int, int], Tensor]
-    pairs: Callable[[int, int], float]
-    size: Callable[[int, int], int]
-
-
-def authors_size(n: int, count: int = 32) -> int:
-    """n/8 cells: 32 of 256."""
-    return max(1, round(n / 8))
+    draw: Callable[[Draws, int, int, int | None], Tensor]
+    pairs: Callable[[int, int, int | None], float]
 
 
-def one_round(n: int, count: int) -> int:
-    """As many cells as make ``count`` blocks fill the grid once, and n/8 at most."""
-    return min(authors_size(n), max(1, round(n / count)))
-
-
-def _pairs_of_blocks(n: int, coalition: int) -> float:
-    blocks = blocks_a_round(n, coalition)
+def _pairs_of_blocks(n: int, count: int, coalition: int | None) -> float:
+    blocks = blocks_a_round(n, count, coalition)
     small, larger = divmod(n, blocks)
     return (larger * (small + 1) * (n - small - 1) + (blocks - larger) * small * (n - small)) / blocks
 
 
+def _pairs_of_distinct(n: int, count: int, coalition: int | None) -> float:
+    k = coalition or authors_size(n)
+    return k * (n - k)
+
+
 SAMPLERS = {
-    "authors": Sampler(with_replacement, pairs_across, authors_size),
-    "distinct": Sampler(distinct, lambda n, coalition: coalition * (n - coalition), authors_size),
-    "partition": Sampler(partition, _pairs_of_blocks, one_round),
-    "stratified": Sampler(stratified, _pairs_of_blocks, one_round),
+    "authors": Sampler(with_replacement, lambda n, count, coalition: pairs_across(n, coalition or authors_size(n))),
+    "distinct": Sampler(distinct, _pairs_of_distinct),
+    "partition": Sampler(partition, _pairs_of_blocks),
+    "stratified": Sampler(stratified, _pairs_of_blocks),
 }

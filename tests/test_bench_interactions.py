@@ -99,7 +99,8 @@ def test_a_random_quadratic_has_the_interactions_it_says():
 def test_samplers_are_compared_in_units_of_the_mean_over_pairs(kind, monkeypatch):
     monkeypatch.setattr(errors, "REPETITIONS", 300)
     game = errors.QuadraticGame(25, seed=0)
-    found = errors._estimates(game, kind, 5)
+    found, cells = errors._estimates(game, kind, 5)
+    assert cells == pytest.approx({"authors": 25 * (1 - (24 / 25) ** 5), "partition": 5}[kind], rel=0.02)
     assert found.shape == (1, 300)
     assert abs(found.mean() - mean_interaction(game)[0]) < 4.5 * found.std() / 300**0.5
 
@@ -120,7 +121,7 @@ def test_errors_are_relative_and_a_refused_budget_is_no_error():
 
 
 def test_predictors_are_judged_by_the_median_image_of_the_measured_total(at, monkeypatch):
-    monkeypatch.setattr(curvature, "SCALES", (0.25,))
+    monkeypatch.setattr(curvature, "DIVISORS", (4,))
     table = curvature.predictors(type("args", (), dict(estimated=["fmnist-mlp"], images=2, device="cpu")))
     at = at.double()
     total = total_interaction(at.game(7, 0.25))
@@ -135,7 +136,7 @@ def test_main_prints_every_section_and_writes_json(capsys, monkeypatch, tmp_path
     monkeypatch.setattr(errors, "REPETITIONS", 2)
     monkeypatch.setattr(errors, "BUDGETS", {12: (250, 1000), 49: (1400, 2500)})
     monkeypatch.setattr(errors, "_shapiq", lambda order: {})
-    monkeypatch.setattr(curvature, "SCALES", (1,))
+    monkeypatch.setattr(curvature, "DIVISORS", (1,))
     out = tmp_path / "interactions.json"
     main([*TINY, "--out", str(out)])
     result, printed = json.loads(out.read_text()), capsys.readouterr().out

@@ -35,13 +35,13 @@ def test_cells_are_drawn_equally_often_and_pairs_counted_as_stated(name, n, coal
     assert (frequency / frequency.mean() - 1).abs().max() < 0.15
     k = A.sum(1).double()
     across = (k * (n - k)).view(3000, 7).mean(1)
-    assert abs(across.mean() - SAMPLERS[name].pairs(n, coalition)) <= 4 * across.std() / 3000**0.5 + 1e-9
+    assert abs(across.mean() - SAMPLERS[name].pairs(n, 7, coalition)) <= 4 * across.std() / 3000**0.5 + 1e-9
 
 
 @pytest.mark.parametrize("name", BLOCKS)
 @pytest.mark.parametrize(("n", "coalition"), [(9, 2), (16, 3), (25, 4), (36, 12), (49, 50)])
 def test_a_round_of_blocks_has_each_cell_once_and_blocks_of_like_size(name, n, coalition):
-    blocks = blocks_a_round(n, coalition)
+    blocks = blocks_a_round(n, 1, coalition)
     A = drawn(name, n, 2 * blocks, coalition)
     for half in A.split(blocks, 1):
         assert (half.sum(1) == 1).all()
@@ -73,7 +73,18 @@ def test_pairs_across_at_the_authors_setting():
     assert pairs_across(256, 1) == pytest.approx(255, rel=1e-13)
 
 
-@pytest.mark.parametrize(("n", "count", "own", "blocks"), [(256, 32, 32, 8), (196, 32, 24, 6), (256, 1, 32, 32), (256, 4, 32, 32), (9, 32, 1, 1)])
-def test_sizes_are_the_authors_eighth_or_one_round_of_blocks(n, count, own, blocks):
-    for name, sampler in SAMPLERS.items():
-        assert sampler.size(n, count) == (blocks if name in BLOCKS else own)
+@pytest.mark.parametrize(("n", "count", "own", "blocks"), [(256, 32, 32, 32), (196, 32, 24, 32), (256, 1, 32, 8), (256, 4, 32, 8), (9, 32, 1, 9)])
+def test_sizes_are_the_authors_eighth_or_as_many_blocks_as_coalitions(n, count, own, blocks):
+    assert round(SAMPLERS["distinct"].pairs(n, count, None)) == own * (n - own)
+    assert SAMPLERS["authors"].pairs(n, count, None) == pairs_across(n, own)
+    assert (drawn("distinct", n, count, None).sum(2) == own).all() and drawn("authors", n, count, None).sum(2).max() <= own
+    for name in BLOCKS:
+        A = drawn(name, n, count, None)
+        assert A.shape[1] == count and set(A.sum(2).unique().tolist()) <= {n // blocks, -(-n // blocks)}
+        if count == blocks:
+            assert (A.sum(1) == 1).all()  # one whole round
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_round_of_the_authors_count_leaves_no_cell_out_of_a_grid_that_it_does_not_divide(name):
+    assert (drawn(name, 196, 32, None).sum(1) == 1).all()

@@ -12,7 +12,7 @@ from irlib.bench.clock import rounded
 from irlib.bench.subjects import EPS, largest_grid, subject
 from irlib.bench.tables import Table
 
-SCALES = (1 / 256, 1 / 64, 1 / 16, 1 / 4, 1)
+DIVISORS = (256, 64, 16, 4, 1)
 
 
 def predictors(args: argparse.Namespace) -> Table:
@@ -22,15 +22,15 @@ def predictors(args: argparse.Namespace) -> Table:
         s = subject(name, args.images, args.device).double()
         for predictor in (local.hessian, local.secant):
             missed = []
-            for scale in SCALES:
-                game = s.game(7, scale)
+            for divisor in DIVISORS:
+                game = s.game(7, 1 / divisor)
                 total = irlib.total_interaction(game)
                 missed.append(rounded(((predictor(game, diagonal=False) - total).abs() / total.abs()).median().item()))
             rows.append((name, len(s.x), predictor.__name__, *missed))
     note = f"""\
 How much of the measured total (Eq. 12, a grid of 7 × 7, float64) each local predictor misses once its diagonal blocks are taken off:
 |predicted − measured| over |measured|, median over the images. The perturbation is that of 10-step PGD at ε = 16/255 = {EPS:.3g}, scaled down."""
-    headings = ("network", "images", "predictor", *(f"ε·{scale:.2g} %" for scale in SCALES))
+    headings = ("network", "images", "predictor", *(f"ε/{divisor} %" for divisor in DIVISORS))
     return Table("Local predictors against the measured total", headings, rows, note)
 
 
