@@ -166,5 +166,5 @@ def test_shapiq_is_compared_on_its_own_terms():
 
 def test_cells_are_shown_as_what_they_are():
     table = Table("T", ("name", "n", "ratio", "error %", "none"), [("a", 12, 1.23456, 0.0123, None)], "N")
-    assert table.plain().splitlines()[2].split() == ["a", "12", "1.23", "1.2", "–"]
-    assert "<td>1.2</td>" in table.html() and "<code>a</code>" in table.html()
+    assert table.plain().splitlines()[2].split() == ["a", "12", "1.23", "1.23", "–"]
+    assert "<td>1.23</td>" in table.html() and "<code>a</code>" in table.html()

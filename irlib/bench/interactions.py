@@ -17,20 +17,8 @@ SECTIONS = {
     "local": curvature.predictors,
     "precision": curvature.precisions,
 }
-PARTS = (
-    "alexnet",
-    "vgg",
-    "resnet14",
-    "resnet26",
-    "densenet22",
-    "densenet40",
-    "dpn",
-    "seresnet",
-    "inception3",
-    "inception4",
-    "inception-resnet",
-    "mlp",
-)
+PARTS = ["alexnet", "vgg", "resnet14", "resnet26", "densenet22", "densenet40", "dpn", "seresnet", "inception3", "inception4",
+         "inception-resnet", "mlp"]  # fmt: skip
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -50,5 +50,5 @@ def _shown(cell: Any, heading: str) -> str:
     if cell is None:
         return "–"
     if isinstance(cell, float):
-        return f"{100 * cell:.2g}" if heading.endswith("%") else f"{cell:.3g}"
+        return f"{100 * cell:.3g}" if heading.endswith("%") else f"{cell:.3g}"
     return str(cell)
