@@ -154,8 +154,8 @@ def interaction_loss(
             Eq. 16's mean pairwise interaction; "authors" multiplies that by what the authors' sampler counts (6805 on 16×16 cells), whichever the
             sampler, so that their λ keeps its meaning.
         sampler: "stratified", disjoint coalitions that fill the grid, the cells of each apart; "partition", the same with cells anywhere;
-            "distinct", independent ones without repetition; "authors", with (their code). On the zoo's networks the first has a seventh of the
-            authors' standard error or less, and smaller coalitions a smaller bias: `irlib.samplers`, and the book's page on estimators.
+            "distinct", independent ones without repetition; "authors", with (their code). On the zoo's networks the first has a quarter to a tenth
+            of the authors' standard error, and its smaller coalitions a smaller bias: `irlib.samplers`, and the book's page on estimators.
         seed: of the coalitions, which all images share here.
 
     Raises ValueError or TypeError as AttackGame does, and for draws, coalition < 1 or an unknown utility or scaling.

@@ -71,7 +71,8 @@ def ir(
     for ResNets, 2 for others): their estimator is ≈ 6805 times Eq. 16's mean pairwise interaction on 16×16 cells, so scaling="paper" needs a λ
     that much larger for the same attack. ``lam=inf`` ascends −interaction alone and needs random_start=True: at δ = 0 the interaction has no
     gradient. Under VR ("vr+ir") the interaction is that around x + ξ_k (Eq. 333); the authors' code takes it around x, and sums the loss over
-    the copies, which divides λ by their number. The authors' reward is the margin; "ce" is the text's. Costs 1 + 2·draws passes a step (the
+    the copies, which divides λ by their number. The authors' reward is the margin, "ce" is the text's; and their coalitions are those of
+    sampler="authors", whose estimate is the noisier one of the same loss. Costs 1 + 2·draws passes a step (the
     authors' code 67 for 32 draws: the full perturbation goes through twice, the clean image every time).
     ``control=True``: an attack of the same cost and no interaction, the loss averaged over 1 + 2·draws perturbations with ``coalition`` cells
     dropped (half of them by default), to tell what dropping patches does by itself. lam, utility and scaling are then without effect.
