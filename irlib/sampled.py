@@ -26,7 +26,7 @@ from irlib.shapley import MAX_PLAYERS
 from irlib.shapley import shapley_values as exact_shapley_values
 
 TURNS = 4
-CONTEXTS_FOR_REGRESSION = 8  # from a budget of so many contexts on, the regression is the better one for all pairs
+CONTEXTS_FOR_REGRESSION = 12  # from a budget of so many contexts on, the regression is the better one for all pairs
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def interaction_matrix(game: Game, budget: int, seed: int = 0, pairs: Tensor | N
 
     Args:
         method: "contexts" or "regression" (all pairs only). By default enumeration where the budget holds all 2ⁿ coalitions, contexts below
-            eight of them, then the regression, which measures better on networks; of a quadratic game each context is exact, and the regression
+            a dozen of them, then the regression, which measures better on networks; of a quadratic game each context is exact, and the regression
             is not. The regression's folds share coalitions: with few of them its stderr is up to a fifth too small.
 
     Raises ValueError for n < 2, pairs that are not pairs of units, an unknown method, or a budget too small for one estimate of each.

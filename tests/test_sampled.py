@@ -427,7 +427,7 @@ def test_the_regression_needs_four_units_and_two_coalitions_a_fold():
 
 
 def test_the_better_method_for_the_budget_is_the_default():
-    n, game = 9, random_game(9)
+    n, game = 10, random_game(10)
     border, context = 2 * n + 1, 1 + n + n * (n - 1) // 2
     threshold = border + sampled.CONTEXTS_FOR_REGRESSION * context
     assert threshold < 2**n  # where both methods would sample

@@ -40,7 +40,7 @@ def _shapiq(order: int) -> dict[str, Callable[[Game, int, int], Tensor]]:
     from shapiq import approximator as theirs
 
     index = "SV" if order == 1 else "SII"
-    classes = {1: ("PermutationSamplingSV", "KernelSHAP", "SVARM"), 2: ("PermutationSamplingSII", "KernelSHAPIQ", "SVARMIQ", "SHAPIQ")}[order]
+    classes = {1: ("PermutationSamplingSV", "KernelSHAP", "SVARM"), 2: ("PermutationSamplingSII", "KernelSHAPIQ", "SHAPIQ")}[order]
 
     def approximate(name: str, game: Game, budget: int, seed: int) -> Tensor:
         n = game.n
