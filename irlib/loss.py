@@ -55,6 +55,8 @@ class Coalitions:
         if self.scaling == "authors" and self.sampler == "authors":
             return 1.0
         pairs = SAMPLERS[self.sampler].pairs(n, self.draws, self.coalition)
+        if pairs <= 0:
+            raise ValueError(f"coalition={self.coalition} leaves no cell of {n} outside, and no pair to count: use at most {n // 2}")
         return pairs if self.scaling == "paper" else pairs / pairs_across(n, authors_size(n))
 
 

@@ -271,6 +271,8 @@ def test_bad_input_is_refused_by_name(network, x, y):
         (dict(utility="margins"), ValueError, "did you mean 'margin'"),
         (dict(scaling="author"), ValueError, "unknown scaling.*did you mean 'authors'"),
         (dict(scaling="papers"), ValueError, "did you mean 'paper'"),
+        (dict(coalition=4), ValueError, "leaves no cell of 4 outside.*at most 2"),
+        (dict(coalition=9, sampler="distinct"), ValueError, "leaves no cell of 4 outside"),
         (dict(sampler="strata"), ValueError, "did you mean 'stratified'"),
         (dict(x=x.half(), delta=x.half(), model=make_network().half()), TypeError, "float16 on the CPU: use float32"),
         (dict(delta=x[:2]), ValueError, "delta must have x's shape"),
