@@ -106,6 +106,15 @@ class QuadraticLogit(nn.Module):
         return torch.stack([torch.zeros_like(q), q], 1)
 
 
+@pytest.fixture(scope="module")
+def one_thread():
+    """Where other jobs run, several threads on small tensors wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def network() -> nn.Module:
     return make_network()

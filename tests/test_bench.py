@@ -38,13 +38,7 @@ PASSES = {
 TINY = ["attacks", "--batch", "2", "--size", "32", "--steps", "1", "--repeats", "1"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Where other jobs run, several threads on tensors as small as these wait for each other most of the time."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -16,12 +16,7 @@ from tests.conftest import TableGame
 TINY = ["interactions", "--networks", "fmnist-mlp", "--estimated", "fmnist-mlp", "--images", "2", "--repeats", "1"]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

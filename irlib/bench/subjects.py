@@ -10,10 +10,10 @@ import torchvision
 from torch import Tensor, nn
 
 import irlib
+from irlib.bench.attacks import CLASSES, EPS, MEAN, STD
 from irlib.models import Normalized
 
-EPS, STEPS = 16 / 255, 10
-CLASSES = 1000
+STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def subject(name: str, images: int, device: str = "cpu") -> Subject:
         return Subject(name, model, x, torch.cat([attack(a, b) - a for a, b in zip(x.split(8), y.split(8), strict=True)]), y)
     torch.manual_seed(0)
     net = torchvision.models.get_model(name, weights=None).eval().requires_grad_(False)
-    model = Normalized(net, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)).eval().to(device, memory_format=torch.channels_last)
+    model = Normalized(net, MEAN, STD).eval().to(device, memory_format=torch.channels_last)
     x = torch.rand(images, 3, 224, 224).to(device)
     return Subject(name, model, x, EPS * (x - 0.5).sign(), torch.randint(CLASSES, (images,)).to(device))
 
