@@ -59,7 +59,7 @@ def axis(values: Iterable[float], log: bool = False, tight: bool = False) -> dic
     found = LogLocator(subs=(1, 2, 5), numticks=9).tick_values(low, high) if log else MaxNLocator(5).tick_values(low, high)
     ticks = [float(f"{t:.6g}") for t in found]
     domain = [low, high] if tight or log else [min(low, *ticks), max(high, *ticks)]
-    return {"domain": domain, "log": log, "ticks": [[t, f"{t:g}"] for t in ticks if domain[0] <= t <= domain[1]]}
+    return {"domain": domain, "log": log, "ticks": [[t, f"{t:g}".replace("-", "−")] for t in ticks if domain[0] <= t <= domain[1]]}
 
 
 def figure(width: float = 7, height: float = 3, columns: int = 1, **kw: Any) -> tuple[Figure, Any]:

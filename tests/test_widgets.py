@@ -11,10 +11,13 @@ from irlib import plotting
 from irlib.quadratic import Quadratic
 from irlib.widgets.closed_form import closed_form_tables
 from irlib.widgets.fallback import fallback
-from irlib.widgets.sweep import Param, Sweep, Table, bars, perturbation_frames
+from irlib.widgets.sweep import Coalition, Param, Sweep, Table, bars, heat, perturbation_frames
+from irlib.widgets.tables import digits
 from tests.conftest import make_images, make_network
 
 PARAMS = [Param("a", "first", (0.5, 1.0, 3.0), open=True), Param("b", "second", (1, math.inf), lambda v: "∞" if v == math.inf else str(v))]
+READOUTS = {"product": ("product", " m")}
+CAPTION = "At {a} and {b} it is {product}."
 
 
 def compute(a, b):
@@ -24,7 +27,7 @@ def compute(a, b):
 
 @pytest.fixture
 def sweep():
-    return Sweep("s", "A sweep", PARAMS, compute, [bars("three", "triple", "xyz")], {"product": ("product", " m")}, start={"a": 1.0})
+    return Sweep("s", "A sweep", PARAMS, compute, [bars("three", "triple", "xyz")], READOUTS, start={"a": 1.0}, caption=CAPTION)
 
 
 def unpacked(directory, blob, name, **at):
@@ -72,7 +75,7 @@ def test_what_it_cannot_do_it_says(sweep):
     with pytest.raises(ValueError, match="2.0 is no stop of a"):
         sweep.at("triple", a=2.0, b=1)
     with pytest.raises(ValueError, match="table 'triple' over"):
-        Sweep("s", "t", PARAMS, lambda a, b: {"triple": Table(np.zeros((2, 2)), ("a", "b"))}, [], {})
+        Sweep("s", "t", PARAMS, lambda a, b: {"triple": Table(np.zeros((2, 2)), ("a", "b"))}, [], {}, caption="")
 
 
 def test_the_pages_wish_is_answered_or_refused_in_words(sweep):
@@ -87,16 +90,83 @@ def test_the_pages_wish_is_answered_or_refused_in_words(sweep):
 
 
 def test_two_builds_give_the_same_page(sweep):
-    again = Sweep("s", "A sweep", PARAMS, compute, [bars("three", "triple", "xyz")], {"product": ("product", " m")}, start={"a": 1.0})
+    again = Sweep(
+        "s", "A sweep", PARAMS, compute, [bars("three", "triple", "xyz")], {"product": ("product", " m")}, start={"a": 1.0}, caption=CAPTION
+    )
     assert repr(again) == repr(sweep) == "Sweep('A sweep', a: 3 stops, b: 2 stops)"
     assert (again.spec, again.blob) == (sweep.spec, sweep.blob)
 
 
 def test_the_fallback_has_the_numbers_of_the_first_sliders_stops(sweep):
-    html = fallback(sweep.spec, sweep._grid.tables)
+    html = fallback(sweep.spec, sweep._entry)
     assert html.startswith('<noscript class="irw-fallback">')
     for cell in ("<td>0.5 m</td>", "<td>1 m</td>", "<td>3 m</td>", "second 1"):
         assert cell in html
+
+
+def test_a_number_reads_as_javascript_prints_it():
+    """Expected strings from String(Number(v.toPrecision(3))) of the float32 value."""
+    cases = {
+        0.0: "0",
+        1.0: "1",
+        -2.5: "−2.5",
+        123456.0: "123000",
+        1.125: "1.13",
+        0.1: "0.1",
+        1.5e-5: "0.000015",
+        2e-7: "2e−7",
+        3.14159e22: "3.14e+22",
+    }
+    assert {v: digits(v) for v in cases} == cases
+    assert digits(math.nan) == "–"
+
+
+def test_the_text_can_quote_a_readout(sweep):
+    assert sweep.said("product") == "1 m"
+    assert sweep.said("product", a=3.0, b=math.inf) == "27 m"
+    with pytest.raises(ValueError, match="may name the parameters and readouts a, b, product"):
+        Sweep("s", "t", PARAMS, compute, [], {"product": ("product", "")}, caption="{only_b}")
+
+
+def explorer(v):
+    params = [Param("image", "image", (0, 1)), Coalition("S", "coalition", n=4), Param("pair", "pair", (0, 1))]
+    tables = {"v": Table(v.astype(np.float16), ("image", "S")), "pair": Table(np.array([[0, 2], [3, 1]], np.uint8), ("pair",))}
+    readouts = {"v(S)": ("inside", ""), "Δv": ("joint", "")}
+    game = {"v": "v", "pair": "pair"}
+    return Sweep(
+        "s", "t", params, lambda **_: tables, [bars("m", "marginals", "abcd")], readouts, {"S": 5}, caption="{S}: {inside}", coalition_game=game
+    )
+
+
+def test_a_coalitions_value_its_neighbours_and_a_pair():
+    v = np.random.default_rng(1).normal(size=(2, 16)).astype(np.float16).astype(float)
+    sweep = explorer(v)
+    for image in range(2):
+        for S in range(16):
+            members = {a for a in range(4) if S >> a & 1}
+            value = lambda units: v[image, sum(1 << a for a in units)]  # noqa: B023
+            assert sweep.at("inside", image=image, S=S) == value(members)
+            np.testing.assert_allclose(
+                sweep.at("marginals", image=image, S=S), [value(members | {a}) - value(members - {a}) for a in range(4)], rtol=1e-5
+            )
+            for pair, (a, b) in enumerate([(0, 2), (3, 1)]):
+                rest = members - {a, b}
+                expected = value(rest | {a, b}) - value(rest | {a}) - value(rest | {b}) + value(rest)
+                assert sweep.at("joint", image=image, S=S, pair=pair) == pytest.approx(expected, abs=1e-12)
+    assert sweep.spec["params"][1] == {"name": "S", "label": "coalition", "units": 4}
+    assert sweep.value == {"image": 0, "S": 5, "pair": 0}
+    assert unpacked(sweep.spec["tables"], sweep.blob, "v", image=1, S=9) == v[1, 9]
+    assert "<td>" + sweep.said("joint", image=1) in fallback(sweep.spec, sweep._entry)
+
+
+def test_a_view_that_does_not_fit_its_table_is_refused():
+    with pytest.raises(ValueError, match=r"heat 'h' needs entries of shape \[2, 2\], table 'triple' has \[3\]"):
+        Sweep("s", "t", PARAMS, compute, [heat("h", "triple", "ab", "cd")], {}, caption="")
+    open_params = [PARAMS[0], Coalition("S", "S", n=2)]
+    with pytest.raises(ValueError, match="no parameter may be open"):
+        Sweep("s", "t", open_params, lambda **_: {"v": Table(np.zeros((3, 4)), ("a", "S"))}, [], {}, caption="", coalition_game={"v": "v"})
+    with pytest.raises(ValueError, match="v must be a table of single numbers"):
+        Sweep("s", "t", [Coalition("S", "S", n=2)], lambda **_: {"v": Table(np.zeros((4, 2)), ("S",))}, [], {}, caption="", coalition_game={"v": "v"})
 
 
 def test_frames_keep_a_perturbation_to_half_a_level():

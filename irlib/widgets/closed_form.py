@@ -79,6 +79,8 @@ def closed_form(model: nn.Module, x: Tensor, y: Tensor, strengths: Sequence[floa
             "loss rise, network": ("network_rise", ""),
         },
         start={"strength": 0.5, "steps": 10, "image": 0},
+        caption="At strength {strength} and {steps} steps, the closed form and the network’s own perturbation are {gap} apart; "
+        "{outside} of the network’s lies outside the modes. The loss is to rise by {rise} and rises by {network_rise}.",
     )
 
 

@@ -5,6 +5,7 @@ and, with a kernel, computes the points between its stops.
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,94 +17,18 @@ import traitlets
 
 from irlib import plotting
 from irlib.widgets.fallback import fallback
+from irlib.widgets.tables import Coalition, Param, Table, coalition_tables, digits, joint_effect, pack, perturbation_frames
+from irlib.widgets.views import bars, cells, grey_picture, heat, laid_out, lines, mode_picture, path, picture, scatter, waterfall
+
+__all__ = [
+    "Coalition", "Param", "Sweep", "Table", "bars", "cells", "grey_picture", "heat", "lines", "mode_picture", "path", "perturbation_frames",
+    "picture", "scatter", "waterfall",
+]  # fmt: skip
 
 _HERE = Path(__file__).parent
 
 
-@dataclass(frozen=True)
-class Param:
-    """One slider: its name in links and calls, its label, its stops, and how a value reads. ``open`` values may lie between the stops."""
-
-    name: str
-    label: str
-    values: Sequence[float]
-    show: Callable[[float], str] = lambda value: f"{value:.3g}"
-    open: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """``data`` of shape (stops of each parameter in ``over`` …, shape of one entry …); float, int8 or uint8."""
-
-    data: np.ndarray
-    over: tuple[str, ...] = ()
-
-    def entry(self) -> list[int]:
-        return list(np.shape(self.data)[len(self.over) :])
-
-
 Compute = Callable[..., Mapping[str, Table]]  # compute(strength=[…], …) -> the tables over the product of those values
-
-
-def perturbation_frames(name: str, delta: np.ndarray, over: tuple[str, ...]) -> dict[str, Table]:
-    """Perturbations (…, height, width) as int8 frames and the scale of each: a quarter of float32's weight, 1/254 of the range as error."""
-    scale = np.abs(delta).max((-2, -1), keepdims=True)
-    frames = np.rint(127 * delta / np.where(scale > 0, scale, 1)).astype(np.int8)
-    return {name: Table(frames, over), f"{name}_scale": Table(scale[..., 0], over)}
-
-
-def picture(title: str, frames: str) -> dict[str, Any]:
-    """View: the perturbation stored by `perturbation_frames` under that name, on the diverging map."""
-    return {"kind": "picture", "title": title, "map": "diverging", "frames": frames, "scale": f"{frames}_scale"}
-
-
-def grey_picture(title: str, frames: str) -> dict[str, Any]:
-    """View: a uint8 image."""
-    return {"kind": "picture", "title": title, "map": "grey", "frames": frames}
-
-
-def mode_picture(title: str, weights: str, basis: str) -> dict[str, Any]:
-    """View: the perturbation Σ_i weights_i · basis_i, added up in the browser."""
-    return {"kind": "picture", "title": title, "map": "diverging", "modes": weights, "basis": basis}
-
-
-def bars(title: str, table: str, labels: Sequence[str], baseline: float = 0, token: str = "theory") -> dict[str, Any]:
-    """View: one bar an entry, drawn from ``baseline``; its axis spans the whole table, so that bars at different stops compare."""
-    return {"kind": "bars", "title": title, "table": table, "labels": list(labels), "baseline": baseline, "token": token}
-
-
-Series = Mapping[str, tuple[str, str, str | None]]  # name → (table whose entries are the curve, colour token, dash pattern)
-
-
-def lines(title: str, series: Series, cursor: str, xlabel: str, log: bool = False) -> dict[str, Any]:
-    """View: curves over the stops of the parameter ``cursor``, its position marked."""
-    return {"kind": "lines", "title": title, "series": _series(series), "cursor": cursor, "xlabel": xlabel, "log": log}
-
-
-def path(title: str, series: Series, xs: str, xlabel: str, low: float, high: float) -> dict[str, Any]:
-    """View: curves over the abscissas in table ``xs``, their end marked. The axis runs from ``low`` to ``high``; what lies beyond stops there."""
-    return {"kind": "lines", "title": title, "series": _series(series), "xs": xs, "xlabel": xlabel, "y": plotting.axis([low, high])}
-
-
-def _series(series: Series) -> list[dict[str, Any]]:
-    return [{"name": name, "table": table, "token": token, "dash": dash} for name, (table, token, dash) in series.items()]
-
-
-def _pack(tables: Mapping[str, Table], lengths: Mapping[str, int]) -> tuple[dict, bytes]:
-    """The tables back to back, each at a multiple of four bytes, and the directory that finds them."""
-    directory, parts, offset = {}, [], 0
-    for name, table in tables.items():
-        data = np.ascontiguousarray(table.data)
-        data = data if data.dtype in (np.int8, np.uint8) else data.astype("<f4")
-        expected = tuple(lengths[p] for p in table.over)
-        if data.shape[: len(table.over)] != expected:
-            raise ValueError(f"table {name!r} over {table.over} must start with shape {expected}, got {data.shape}")
-        raw = data.tobytes()
-        over = [[p, lengths[p]] for p in table.over]
-        directory[name] = {"dtype": data.dtype.name, "offset": offset, "count": data.size, "over": over, "shape": table.entry()}
-        parts += [raw, b"\0" * (-len(raw) % 4)]
-        offset += len(raw) + len(parts[-1])
-    return directory, b"".join(parts)
 
 
 @dataclass
@@ -113,13 +38,15 @@ class _Grid:
     compute: Compute
     params: dict[str, Param]
     tables: Mapping[str, Table]
+    derived: Mapping[str, Table]  # of a coalition game: what the page looks up in v
+    game: Mapping[str, Any]
     between: Mapping[str, float] | None = None  # the values shown, where they lie between the stops
 
 
 class Sweep(anywidget.AnyWidget):
     """Sliders over a grid of precomputed results. ``index`` holds their positions, ``value`` the parameter values shown."""
 
-    _esm = _HERE / "sweep.js"
+    _esm = (_HERE / "views.js").read_text() + (_HERE / "sweep.js").read_text()
     _css = plotting.palette_css() + (_HERE / "sweep.css").read_text()
 
     spec = traitlets.Dict().tag(sync=True)  # title, sliders, views, readouts, and the directory of the tables
@@ -139,6 +66,9 @@ class Sweep(anywidget.AnyWidget):
         views: Sequence[Mapping[str, Any]],
         readouts: Mapping[str, tuple[str, str]],
         start: Mapping[str, float] | None = None,
+        *,
+        caption: str,
+        coalition_game: Mapping[str, str] | None = None,
     ):
         """Evaluate ``compute`` on all stops and lay out the ``views`` of its tables.
 
@@ -147,34 +77,37 @@ class Sweep(anywidget.AnyWidget):
             compute: called with one list of values a parameter; returns the tables over their product (or over a part of the parameters).
             readouts: label → (table of one number an entry, unit).
             start: values the sliders start at; the first stop where none is given.
+            caption: a sentence under the pictures, read out at every move: {parameter} stands for its value, {table} for that readout.
+            coalition_game: names of two tables, "v" of v(S) over a `Coalition` and, if wanted, "pair" of two unit numbers. Views and readouts
+                may then use `coalition_tables`' "inside" and "marginals" and, of the pair, "joint": v(S∪ab) − v(S∪a) − v(S∪b) + v(S∖ab).
         """
-        self._grid = _Grid(compute, {p.name: p for p in params}, compute(**{p.name: list(p.values) for p in params}))
-        tables = dict(self._grid.tables) | {"colours": Table(plotting.diverging_colours())}
-        directory, blob = _pack(tables, {p.name: len(p.values) for p in params})
+        stored = compute(**{p.name: list(p.values) for p in params})
+        derived, game = {}, {}
+        if coalition_game is not None:
+            coalition = next(p for p in params if isinstance(p, Coalition))
+            if any(p.open for p in params):
+                raise ValueError("a sweep over coalitions has no values between its stops: no parameter may be open")
+            derived = coalition_tables(stored[coalition_game["v"]], coalition)
+            game = {"pair": None, **coalition_game, "param": coalition.name, "n": coalition.n}
+        self._grid = _Grid(compute, {p.name: p for p in params}, stored, derived, game)
+        tables = dict(stored) | {"colours": Table(plotting.diverging_colours())}
+        directory, blob = pack(tables, {p.name: len(p.values) for p in params})
         index = {p.name: _stop(p, (start or {}).get(p.name, p.values[0])) for p in params}
+        known = {p.name for p in params} | {table for table, _ in readouts.values()}
+        if unknown := set(re.findall(r"{(\w+)}", caption)) - known:
+            raise ValueError(f"the caption names {', '.join(sorted(unknown))}: it may name the parameters and readouts {', '.join(sorted(known))}")
         spec = {
             "name": name,
             "title": title,
             "params": [_slider(p) for p in params],
-            "views": [self._laid_out(view) for view in views],
+            "views": [laid_out(view, stored | derived, self._grid.params) for view in views],
             "readouts": [{"label": label, "table": table, "unit": unit} for label, (table, unit) in readouts.items()],
             "tables": directory,
             "start": index,
+            "caption": caption,
+            "game": game,
         }
         super().__init__(spec=spec, blob=blob, index=index)
-
-    def _laid_out(self, view: Mapping[str, Any]) -> dict[str, Any]:
-        """The view with its axes: their range over the whole table, and ticks."""
-        view, tables = dict(view), self._grid.tables
-        if view["kind"] == "bars":
-            view["y"] = plotting.axis([view["baseline"], *tables[view["table"]].data.ravel()])
-        if "xs" in view:
-            view["x"] = plotting.axis(tables[view["xs"]].data.ravel())
-        elif view["kind"] == "lines":
-            view["points"] = [float(v) for v in self._grid.params[view["cursor"]].values]
-            view["x"] = plotting.axis(view["points"], log=view.pop("log"), tight=True)
-            view["y"] = plotting.axis(np.concatenate([[0.0], *(tables[q["table"]].data.ravel() for q in view["series"])]))
-        return view
 
     @property
     def value(self) -> dict[str, float]:
@@ -189,11 +122,23 @@ class Sweep(anywidget.AnyWidget):
 
     def at(self, table: str, **values: float) -> np.ndarray:
         """The entry of ``table`` at these parameter values, each a stop of its slider. Raises ValueError for a value between the stops."""
-        found = self._grid.tables[table]
-        for name in found.over:
-            if values[name] not in self._grid.params[name].values:
-                raise ValueError(f"{values[name]} is no stop of {name}: {list(self._grid.params[name].values)}")
-        return np.asarray(found.data)[tuple(_stop(self._grid.params[name], values[name]) for name in found.over)]
+        for name, value in values.items():
+            if value not in self._grid.params[name].values:
+                raise ValueError(f"{value} is no stop of {name}: {list(self._grid.params[name].values)}")
+        return self._entry(table, {name: _stop(self._grid.params[name], value) for name, value in values.items()})
+
+    def said(self, table: str, **values: float) -> str:
+        """What the page writes for the readout of ``table``, where the sliders start or at these stops: for text that quotes the widget."""
+        unit = next(r["unit"] for r in self.spec["readouts"] if r["table"] == table)
+        start = {name: self._grid.params[name].values[i] for name, i in self.spec["start"].items()}
+        return digits(self.at(table, **(start | values)).item()) + unit
+
+    def _entry(self, table: str, index: Mapping[str, int]) -> np.ndarray:
+        if table == "joint" and self._grid.game:
+            v, pair, S = (self._grid.tables[self._grid.game["v"]], self._grid.tables[self._grid.game["pair"]], index[self._grid.game["param"]])
+            return np.array(joint_effect(v.data[tuple(index[p] for p in v.over[:-1])], S, pair.data[tuple(index[p] for p in pair.over)]))
+        found = self._grid.derived.get(table) or self._grid.tables[table]
+        return np.asarray(found.data)[tuple(index[name] for name in found.over)]
 
     def move(self, **values: float) -> None:
         """Show these parameter values; between the stops they are computed now. Raises ValueError for an unknown name or value."""
@@ -208,7 +153,7 @@ class Sweep(anywidget.AnyWidget):
         for n, p in self._grid.params.items():
             if not p.open and p.values[stops[n]] != new[n]:
                 raise ValueError(f"{n} must be one of {list(p.values)}, got {new[n]}")
-        directory, blob = _pack(self._grid.compute(**{n: [v] for n, v in new.items()}), dict.fromkeys(new, 1))
+        directory, blob = pack(self._grid.compute(**{n: [v] for n, v in new.items()}), dict.fromkeys(new, 1))
         texts = {n: p.show(new[n]) for n, p in self._grid.params.items()}
         with self.hold_sync():
             self._grid.between, self.point_blob, self.index = new, blob, stops
@@ -232,11 +177,13 @@ class Sweep(anywidget.AnyWidget):
 
         data, metadata = self._repr_mimebundle_()
         display(data, metadata=metadata, raw=True)
-        display(HTML(fallback(self.spec, self._grid.tables)))
+        display(HTML(fallback(self.spec, self._entry)))
 
 
 def _stop(param: Param, value: float) -> int:
     """The position of the stop at ``value``, or else the nearest one; by arctangent, to which ∞ is a value like others."""
+    if value in param.values:
+        return param.values.index(value)
     return int(np.argmin([abs(math.atan(v) - math.atan(value)) for v in param.values]))
 
 
@@ -245,6 +192,8 @@ def _json(value: float) -> float | str:
 
 
 def _slider(p: Param) -> dict[str, Any]:
+    if isinstance(p, Coalition):
+        return {"name": p.name, "label": p.label, "units": p.n}
     return {
         "name": p.name,
         "label": p.label,
