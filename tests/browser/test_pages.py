@@ -1,11 +1,14 @@
 """Every built page: offline, without errors, 390 px wide, light and dark, formulas set, links alive."""
 
+import json
 import re
 from urllib.parse import urldefrag
 
 import pytest
 
-from tests.browser.conftest import HTML, SHOTS, chapters, pages
+from tests.browser.conftest import HTML, ROOT, SHOTS, chapters, pages
+
+NOTEBOOKS = [path for path in chapters() if path.startswith("notebooks/")]
 
 
 @pytest.mark.parametrize("path", pages())
@@ -98,3 +101,40 @@ def test_search_works_offline(open_page):
     page = open_page("search.html?q=eigenvector")
     page.wait_for_selector("#search-results li a")
     assert "small steps" in page.locator("#search-results").inner_text()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_numbers_that_quote_the_widget_are_the_ones_it_shows(open_page, path):
+    """The n-th quoted number of the page belongs to the n-th name in the notebook; those named start-TABLE are what TABLE's readout starts with."""
+    page = open_page(path)
+    cells = json.loads((ROOT / path).with_suffix(".ipynb").read_text())["cells"]
+    text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
+    names = re.findall(r"{glue:text}`([^`:]+)", text)
+    shown = page.locator(".pasted-text").all_text_contents()
+    assert len(names) == len(shown)
+    quoted = [(name.removeprefix("start-"), value) for name, value in zip(names, shown, strict=True) if name.startswith("start-")]
+    assert quoted, "no number of the text is tied to the widget"
+    for table, value in quoted:
+        assert value.replace("\u00a0", " ") == page.locator(f'[data-readout="{table}"]').first.text_content()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS)
+def test_every_control_changes_what_is_shown_and_reset_takes_it_back(open_page, path):
+    page = open_page(path)
+    widgets = page.locator(".irw").all()
+    assert widgets
+    for widget in widgets:
+        state = lambda: widget.evaluate(  # noqa: B023
+            "w => [...w.querySelectorAll('.irw-numbers, .irw-caption, .irw-charts')].map(e => e.outerHTML).join() + "
+            "[...w.querySelectorAll('canvas')].map(c => c.toDataURL()).join()"
+        )
+        start = state()
+        assert "{" not in widget.locator(".irw-caption").inner_text()
+        for control in [*widget.locator("input[type=range]").all(), *widget.locator(".irw-units button").all()[:1]]:
+            if control.get_attribute("type") == "range":
+                control.press("Home" if control.input_value() == control.get_attribute("max") else "End")
+            else:
+                control.click()
+            assert state() != start, control.evaluate("c => c.outerHTML")
+            widget.get_by_role("button", name="Reset").click()
+            assert state() == start
