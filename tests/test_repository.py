@@ -123,6 +123,8 @@ def test_a_chapter_has_all_its_parts(path):
     assert headings == parts
     assert "**Question.**" in text
     assert 3 <= text.count("```{exercise}") == text.count("```{solution}") <= 5
+    assert "{glue:text}`start-" in text, "no sentence quotes the widget"
+    assert "```{prf:" in text
     checks = "".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
     assert checks.count("assert ") >= 3
 
