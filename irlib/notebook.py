@@ -8,7 +8,8 @@ import torch
 
 def where() -> str:
     """One line that says on which device and with which versions the notebook runs."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} thread" + "s" * (torch.get_num_threads() > 1)
+    threads = torch.get_num_threads()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads} thread" + "s" * (threads > 1)
     return f"{device} · Python {platform.python_version()} · torch {torch.__version__.split('+')[0]} · NumPy {np.__version__}"
 
 
