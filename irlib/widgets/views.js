@@ -92,8 +92,8 @@ function fitted(lo, hi) {
 }
 
 /** An empty chart; scale(y, x) draws the axes and returns the maps from data to it. */
-function frame(root, view, width, height) {
-  const fig = put(root, "figure", { class: "irw-chart" }), m = { l: 48, r: 8, t: view.ylabel ? 20 : 8, b: view.xlabel ? 38 : 22 };
+function frame(root, view, width, height, foot = view.xlabel ? 38 : 22) {
+  const fig = put(root, "figure", { class: "irw-chart" }), m = { l: 48, r: 8, t: view.ylabel ? 20 : 8, b: foot };
   const svg = put(fig, "svg:svg", { viewBox: `0 0 ${width} ${height}`, role: "img" }), axes = put(svg, "svg:g");
   put(fig, "figcaption", {}, view.title);
   const along = (axis, from, to) => {
@@ -116,13 +116,16 @@ function frame(root, view, width, height) {
 }
 
 function bars(root, view) {
-  const width = 340, height = 200, { svg, m, scale } = frame(root, view, width, height), rising = view.kind === "waterfall";
-  const step = (width - m.l - m.r) / view.labels.length, every = Math.ceil(Math.max(...view.labels.map((l) => l.length), 2) * 7 / step);
-  const last = view.labels.length - 1, shown = (k) => k === last || (k % every === 0 && (last - k >= every || !rising));
+  const rising = view.kind === "waterfall", width = 340, longest = Math.max(...view.labels.map((l) => l.length)), room = 284 / view.labels.length;
+  const slanted = !rising && longest * 7 > room && longest > 2, foot = slanted ? 14 + longest * 5 : 22, height = 178 + foot;
+  const { svg, m, scale } = frame(root, view, width, height, foot);
+  const step = (width - m.l - m.r) / view.labels.length, every = slanted ? 1 : Math.ceil((Math.max(longest, 2) * 7) / step);
+  const last = view.labels.length - 1, shown = (k) => (k % every === 0 && (last - k >= every || !rising)) || (rising && k === last);
   let { Y } = rising ? {} : scale(view.y);
   const zero = put(svg, "svg:line", { class: "irw-axis", x1: m.l, x2: width - m.r });
   const rects = view.labels.map((label, k) => {
-    if (shown(k)) put(svg, "svg:text", { x: m.l + (k + 0.5) * step, y: height - m.b + 15, "text-anchor": "middle" }, label);
+    const x = m.l + (k + 0.5) * step, y = height - m.b + 15;
+    if (shown(k)) put(svg, "svg:text", slanted ? { "text-anchor": "end", transform: `translate(${x + 4},${y - 3}) rotate(-45)` } : { x, y, "text-anchor": "middle" }, label);
     const token = rising && k === last ? "measured" : view.token;
     return put(svg, "svg:rect", { x: m.l + (k + 0.18) * step, width: 0.64 * step, style: `fill:var(--irw-${token})`, "data-bar": k });
   });
@@ -147,7 +150,7 @@ function bars(root, view) {
 }
 
 function heat(root, view, { colours }) {
-  const left = 8 + 6.6 * Math.max(...view.rows.map((r) => r.length)), cell = Math.min(22, 380 / view.columns.length), tall = Math.max(cell, 15);
+  const left = 10 + 7.2 * Math.max(...view.rows.map((r) => r.length)), cell = Math.min(22, 380 / view.columns.length), tall = Math.max(cell, 15);
   const longest = Math.max(...view.columns.map((c) => c.length)), slanted = longest * 6.6 > cell, foot = slanted ? 8 + longest * 4.8 : 18;
   const width = left + cell * view.columns.length + (slanted ? 6 : 4), height = tall * view.rows.length + foot;
   const fig = put(root, "figure", { class: "irw-chart" });

@@ -112,6 +112,7 @@ def test_numbers_that_quote_the_widget_are_the_ones_it_shows(open_page, path):
     names = re.findall(r"{glue:text}`([^`:]+)", text)
     shown = page.locator(".pasted-text").all_text_contents()
     assert len(names) == len(shown)
+    assert not [value for value in shown if value.startswith("(")], "MyST-NB read a number with a thousands comma as a tuple"
     quoted = [(name.removeprefix("start-"), value) for name, value in zip(names, shown, strict=True) if name.startswith("start-")]
     assert quoted, "no number of the text is tied to the widget"
     for table, value in quoted:
