@@ -3,7 +3,7 @@
 For a coalition A the contrast v(Ω) − v(Ω∖A) − v(A) + v(∅) is, for a quadratic v, the sum of I_ab over a in A and b outside. A sampler draws
 coalitions; `Sampler.pairs` is the expected number k(n−k) of ordered pairs that one contrast counts, which turns it into the mean over pairs.
 Disjoint coalitions that fill the grid leave out only the pairs inside one: their sum hardly varies. If neighbours are never in one, less still.
-Smaller coalitions have less bias: of a loss that is not quadratic, contrasts of large ones average other orders than Eq. 6 does.
+Smaller coalitions have less bias: of a loss that is not cubic, contrasts of large ones average other orders than Eq. 6 does.
 """
 
 from collections.abc import Callable
