@@ -19,7 +19,7 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text())
 LAYERS = ["_check", "plotting", "ensemble", "surgery", "zoo.architectures", "zoo.layers", "zoo.imagenet", "zoo.store", "zoo.cast", "models", "data",
           "draws", "memory", "game", "shapley", "interactions", "regression", "sampled", "local", "precision", "samplers", "loss",
           "amplification", "quadratic", "balance", "transfer", "attacks.projection", "attacks.loop", "attacks", "", "notebook", "replicate",
-          "widgets",
+          "widgets", "replicate.chapters", "replicate.__main__",
           "zoo.objectives", "zoo.train", "zoo.measure", "zoo.__main__",
           "bench.clock", "bench.tables", "bench"]  # fmt: skip
 
