@@ -106,7 +106,7 @@ def test_both_explorers_say_what_their_tables_hold():
 
 def test_a_missing_file_says_how_to_make_it(monkeypatch, tmp_path):
     monkeypatch.setattr(coalitions, "RESULTS", tmp_path)
-    with pytest.raises(FileNotFoundError, match="python -m irlib.widgets.coalitions"):
+    with pytest.raises(FileNotFoundError, match="python -m irlib.replicate coalitions"):
         stored.__wrapped__("study")
 
 

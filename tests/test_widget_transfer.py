@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from irlib import load_model
+from irlib.replicate.transfer import AXES, EPS, PLAIN, SOURCES, STEPS, STRONG, TARGETS, attacked, grid_outcomes, noise, outcomes, study_images
 from irlib.widgets.transfer import transfer, transfer_tables
-from irlib.widgets.transfer_study import AXES, EPS, PLAIN, SOURCES, STEPS, STRONG, TARGETS, attacked, grid_outcomes, noise, outcomes, study_images
 from tests.conftest import make_images, make_network
 
 

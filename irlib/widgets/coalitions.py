@@ -1,6 +1,6 @@
 """The explorer of the chapters on Shapley values and interactions: all 65,536 coalitions of sixteen cells of a real perturbation.
 
-Enumerating them takes minutes, so the chapters read stored tables. ``python -m irlib.widgets.coalitions`` makes both files anew: the explorer's,
+Enumerating them takes minutes, so the chapters read stored tables. ``python -m irlib.replicate coalitions`` makes both files anew: the explorer's,
 and those of the study, three networks × thirty images × three perturbations.
 """
 
@@ -46,7 +46,7 @@ def stored(name: str) -> dict[str, np.ndarray]:
     """The arrays of ``irlib/results/coalitions/<name>.npz``, "explorer" or "study", as the functions of those names return them."""
     path = RESULTS / f"{name}.npz"
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: make it with python -m irlib.widgets.coalitions")
+        raise FileNotFoundError(f"{path} is missing: make it with python -m irlib.replicate coalitions")
     with np.load(path, allow_pickle=False) as arrays:
         return dict(arrays)
 
@@ -213,17 +213,13 @@ def joint_effects(v: np.ndarray, pair: Sequence[int]) -> np.ndarray:
     return v[..., S | a | b] - v[..., S | a] - v[..., S | b] + v[..., S]
 
 
-def main() -> None:
+def write() -> None:
     """Write both files, with what they were made by inside."""
     RESULTS.mkdir(parents=True, exist_ok=True)
     made_by = {
-        "command": "python -m irlib.widgets.coalitions", "network": NETWORK, "sources": SOURCES, "attacks": ATTACKS, "eps": "8/255", "steps": 10,
+        "command": "python -m irlib.replicate coalitions", "network": NETWORK, "sources": SOURCES, "attacks": ATTACKS, "eps": "8/255", "steps": 10,
         "attack_seed": 0, "image_seeds": {"explorer": 0, "study": 1}, "utility": "ce", "device": "cpu",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__},
     }  # fmt: skip
     for make in (explorer, study):
         np.savez_compressed(RESULTS / f"{make.__name__}.npz", made_by=json.dumps(made_by), **make())
-
-
-if __name__ == "__main__":
-    main()

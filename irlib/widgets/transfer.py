@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from irlib.data import FASHION_CLASSES
+from irlib.replicate.transfer import EPS, STEPS, attacked
 from irlib.transfer import logits
 from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, heat, perturbation_frames, picture
-from irlib.widgets.transfer_study import EPS, STEPS, attacked
 
 
 def transfer(
@@ -22,7 +22,7 @@ def transfer(
         sources, targets: networks in eval mode, by name.
         x: images (k, 1, height, width) to show.
         y: their labels.
-        outcomes: bool (eps, steps, sources, targets, images) of many images, `transfer_study.grid_outcomes` at the same stops.
+        outcomes: bool (eps, steps, sources, targets, images) of many images, `irlib.replicate.transfer.grid_outcomes` at the same stops.
     """
     names = list(sources)
     expected = (len(EPS), len(steps), len(sources), len(targets))

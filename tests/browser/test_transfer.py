@@ -5,7 +5,7 @@ import pytest
 import torch.nn.functional as F
 
 from irlib import create_attack, load_model, transfer_success
-from irlib.widgets.transfer_study import EPS, PLAIN, SOURCES, STEPS, TARGETS, outcomes, study_images
+from irlib.replicate.transfer import EPS, PLAIN, SOURCES, STEPS, TARGETS, outcomes, study_images
 
 PAGE = "notebooks/transfer.html"
 

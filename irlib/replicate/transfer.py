@@ -1,11 +1,9 @@
 """The transfer chapter's measurements: which of its twelve plain networks each attack fools, image by image, stored beside the code.
 
-`measure` takes minutes; `outcomes` reads what it stored. ``python -c "from irlib.widgets.transfer_study import store; store()"`` writes it anew.
+`measure` takes minutes; `outcomes` reads what it stored. `python -m irlib.replicate transfer` writes it anew.
 """
 
 import base64
-import json
-import platform
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -15,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from irlib import create_attack, load_images, load_model
+from irlib.replicate import store
 from irlib.transfer import fooled
 
-RESULTS = Path(__file__).parents[1] / "results" / "transfer" / "outcomes.json"
+RESULTS = store.RESULTS / "transfer" / "outcomes.json"
 SOURCES = ("fmnist-resnet14", "fmnist-vgg", "fmnist-densenet22", "fmnist-mlp")  # of the widget
 TARGETS = ("fmnist-alexnet", "fmnist-resnet26", "fmnist-densenet40", "fmnist-seresnet", "fmnist-dpn", "fmnist-inception3", "fmnist-inception-resnet")
 PLAIN = (*SOURCES, *TARGETS, "fmnist-inception4")
@@ -25,6 +24,7 @@ EPS = tuple(level / 255 for level in (0, 2, 4, 8, 16, 24))
 STEPS = (1, 2, 5, 10, 20)
 STRONG = (8 / 255, 16 / 255)  # where all twelve attack all twelve
 UPDATES = 20
+IMAGES = 100
 REACH = 8  # the border of the ball is at most so many steps away, the paper's ε / α
 
 # What is stored: the axes before the images, and their values.
@@ -54,7 +54,7 @@ def noise(x: Tensor, eps: float, seed: int = 0) -> Tensor:
     return (x + eps * toss).clamp(0, 1) - x
 
 
-def study_images(models: Mapping[str, nn.Module], n: int = 200) -> tuple[Tensor, Tensor]:
+def study_images(models: Mapping[str, nn.Module], n: int = IMAGES) -> tuple[Tensor, Tensor]:
     """The first ``n`` images of a drawn 400 that all ``models`` label right, and their labels."""
     x, y = load_images("fashion-mnist", 400, seed=1)
     right = ~fooled(x, y, list(models.values())).any(0)
@@ -74,7 +74,7 @@ def grid_outcomes(
     )
 
 
-def measure(n: int = 200) -> dict[str, Tensor]:
+def measure(n: int = IMAGES) -> dict[str, Tensor]:
     """Every table of `AXES`, bool, its axes and then the images."""
     models = {name: load_model(name) for name in PLAIN}
     x, y = study_images(models, n)
@@ -91,22 +91,20 @@ def measure(n: int = 200) -> dict[str, Tensor]:
     }
 
 
-def store(n: int = 200, path: Path = RESULTS) -> None:
-    """Measure and write the results: settings, versions, and each table's outcomes as packed bits."""
+def write(path: Path = RESULTS, n: int = IMAGES) -> None:
+    """Measure and store the results: settings, versions, and each table's outcomes as packed bits."""
     tables = {
         name: {"axes": {axis: list(values) for axis, values in AXES[name].items()}, "bits": base64.b64encode(np.packbits(t.numpy())).decode()}
         for name, t in measure(n).items()
     }
-    settings = {"images": n, "drawn": "fashion-mnist, 400, seed 1, right on all twelve", "reach": REACH, "threads": torch.get_num_threads()}
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": settings, "versions": versions, "tables": tables}, indent=1) + "\n")
+    settings = {"images": n, "drawn": "fashion-mnist, 400, seed 1, right on all twelve", "reach": REACH}
+    store.write(path, {"settings": settings | store.facts(), "tables": tables})
 
 
 @cache
 def outcomes(name: str) -> Tensor:
     """bool: the stored table ``name`` of `AXES`, its axes and then the images. Raises KeyError for another name."""
-    stored = json.loads(RESULTS.read_text())
+    stored = store.read(RESULTS)
     table, n = stored["tables"][name], stored["settings"]["images"]
     shape = [len(values) for values in table["axes"].values()] + [n]
     bits = np.unpackbits(np.frombuffer(base64.b64decode(table["bits"]), np.uint8), count=int(np.prod(shape)))
