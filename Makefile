@@ -1,6 +1,7 @@
-# make book: install, build, serve. make test: install, run everything. PORT and PYTHON may be set: make book PORT=9000 PYTHON=python3.12
+# make book: install, build, serve. make test: install, run everything. PORT, PYTHON and JOBS may be set: make book PORT=9000 PYTHON=python3.12; make test JOBS=8
 PYTHON ?= python3
 PORT ?= 8000
+JOBS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
@@ -42,14 +43,14 @@ unit: install
 	$(BIN)/python -m pytest tests --ignore=tests/browser
 
 notebooks: install
-	$(BIN)/python -m pytest --nbval-lax notebooks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval-lax notebooks
 
 cold: install
 	rm -rf _build
 	$(MAKE) html
 
 browser: install
-	$(BIN)/python -m pytest tests/browser
+	$(BIN)/python -m pytest -n $(JOBS) tests/browser
 
 clean:
 	rm -rf _build build *.egg-info
