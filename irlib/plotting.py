@@ -50,6 +50,13 @@ def diverging_colours() -> np.ndarray:
     return (mpl.colormaps[DIVERGING](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
 
 
+def diverging_wash(values: np.ndarray, limit: float) -> np.ndarray:
+    """float (…, 4): the diverging map's blue or red, thinner for smaller values and transparent at 0, for cells that carry text in both modes."""
+    ends = mpl.colormaps[DIVERGING](np.where(np.asarray(values) < 0, 0.1, 0.9))
+    ends[..., 3] = 0.55 * np.abs(values) / limit
+    return ends
+
+
 def axis(values: Iterable[float], log: bool = False, tight: bool = False) -> dict[str, Any]:
     """An axis that holds the finite ``values``: its domain, and ticks as (position, text). ``tight`` ends at the values, not at ticks."""
     finite = np.array([v for v in values if np.isfinite(v)], dtype=float)
@@ -91,7 +98,7 @@ class Shown:
         with mpl.rc_context(fig.irlib_style | {"svg.hashsalt": alt}):
             fig.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         svg = buffer.getvalue()
-        svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+        svg = svg[svg.index("<svg") :].replace(INK, "currentColor").replace("stroke: #000000", "stroke: currentColor")
         for token, (light, _) in PALETTE.items():
             svg = svg.replace(light, f"var(--irw-{token},{light})")
         svg = re.sub(r'width="[\d.]+pt" height="[\d.]+pt"', f'role="img" aria-label="{html.escape(alt)}"', svg, count=1)

@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 
 from irlib import plotting
@@ -60,3 +61,30 @@ def test_widgets_wear_the_same_palette():
     for token, (light, dark) in plotting.PALETTE.items():
         assert f"--irw-{token}:{light};" in Sweep._css
         assert f"--irw-{token}:{dark};" in Sweep._css
+
+
+def test_a_wash_leaves_text_readable_on_both_grounds():
+    """Blended over the page's white and its dark, each colour keeps 4.5:1 against the text of that mode."""
+
+    def luminance(rgb):
+        linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in rgb]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    def contrast(a, b):
+        light, dark = sorted((luminance(a), luminance(b)), reverse=True)
+        return (light + 0.05) / (dark + 0.05)
+
+    washed = plotting.diverging_wash(np.array([-2.0, -1.0, 0.0, 1.0, 2.0]), 2.0)
+    assert washed[2, 3] == 0
+    assert washed[0, 2] > washed[0, 0]
+    assert washed[4, 0] > washed[4, 2]
+    for ground, text in [((1, 1, 1), (0.13, 0.16, 0.2)), ((0.07, 0.07, 0.07), (0.81, 0.84, 0.87))]:
+        for colour in washed:
+            blended = colour[3] * colour[:3] + (1 - colour[3]) * np.array(ground)
+            assert contrast(blended, text) > 4.5
+
+
+def test_what_matplotlib_draws_in_black_follows_the_page():
+    fig, ax = plotting.figure(3, 2)
+    fig.colorbar(ax.imshow(np.eye(2)), ax=ax)
+    assert "#000000" not in plotting.show(fig, "a matrix").html

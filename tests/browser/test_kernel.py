@@ -22,7 +22,7 @@ def wave(rate, phase):
 def sweep():
     params = [Param("rate", "rate r", (1, 2, 4), open=True), Param("phase", "phase", (0, 1))]
     views = [bars("entries", "values", "abc"), lines("sum", {"sum": ("curve", "theory", None)}, "rate", "rate")]
-    return Sweep("wave", "A wave", params, wave, views, {"sum": ("sum", "")}, start={"rate": 2})
+    return Sweep("wave", "A wave", params, wave, views, {"sum": ("sum", "")}, start={"rate": 2}, caption="At {rate} and {phase} it is {sum}.")
 
 
 def state(sweep, *names):
