@@ -22,6 +22,22 @@ class Game(Protocol):
     def __call__(self, coalitions: Tensor) -> Tensor: ...
 
 
+class TableGame:
+    """A game given by the values of all its coalitions, float (2ⁿ,) or (batch, 2ⁿ), in the order of `irlib.shapley.coalition_table`.
+
+    Unit a belongs to coalition number S where bit a of S is set. v(∅) is subtracted. Raises ValueError where the values are not 2ⁿ in number.
+    """
+
+    def __init__(self, values: Tensor | np.ndarray):
+        values = torch.atleast_2d(torch.as_tensor(values).double())
+        self.values, self.n = values - values[:, :1], values.shape[1].bit_length() - 1
+        if values.ndim != 2 or values.shape[1] != 2**self.n:
+            raise ValueError(f"a table of all coalitions has 2^n values, one row a game, got shape {tuple(values.shape)}")
+
+    def __call__(self, coalitions: Tensor) -> Tensor:
+        return self.values[:, (coalitions.long() << torch.arange(self.n).to(coalitions.device)).sum(-1)]
+
+
 def grid_cells(height: int, width: int, grid: int) -> Tensor:
     """int64 (height, width): the unit each pixel belongs to, row by row. Pixel row r lies in cell row ⌊r·grid/height⌋, columns likewise."""
     _check.at_least(grid, 1, "grid")

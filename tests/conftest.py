@@ -79,17 +79,6 @@ def assert_untouched(model: nn.Module, before: tuple) -> None:
     assert after[1:] == before[1:]
 
 
-class TableGame:
-    """A game given by its table of 2ⁿ values (batch, 2ⁿ), v(∅) = 0."""
-
-    def __init__(self, values: Tensor):
-        self.values = values - values[:, :1]
-        self.n = values.shape[1].bit_length() - 1
-
-    def __call__(self, coalitions: Tensor) -> Tensor:
-        return self.values[:, (coalitions.long() << torch.arange(self.n)).sum(-1)]
-
-
 class QuadraticLogit(nn.Module):
     """z = (0, q(x)) with q an exact quadratic: its margin is q."""
 

@@ -10,8 +10,8 @@ from irlib.bench import clock, curvature, errors, interactions, speed, tables
 from irlib.bench.__main__ import main
 from irlib.bench.subjects import subject
 from irlib.bench.tables import Table, published
+from irlib.game import TableGame
 from irlib.interactions import interaction_matrix, mean_interaction, total_interaction
-from tests.conftest import TableGame
 
 TINY = ["interactions", "--networks", "fmnist-mlp", "--estimated", "fmnist-mlp", "--images", "2", "--repeats", "1"]
 

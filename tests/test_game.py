@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from irlib.game import AttackGame, grid_cells
+from irlib.game import AttackGame, TableGame, grid_cells
 from irlib.interactions import interaction_matrix
 from tests.conftest import assert_untouched, make_images, make_network, snapshot
 
@@ -276,3 +276,13 @@ def test_a_compiled_model_has_the_same_values(network, x, y):
     finally:
         torch.compiler.reset()
     torch.testing.assert_close(values, AttackGame(network, x, 0.1 * x, y, grid=3)(coalitions), rtol=0, atol=1e-14)
+
+
+def test_a_table_is_looked_up_by_its_bits():
+    v = np.random.default_rng(0).normal(size=(2, 8))
+    game = TableGame(v)
+    assert game.n == 3
+    chosen = torch.tensor([[True, False, True], [False, False, False], [False, True, True]])
+    np.testing.assert_allclose(game(chosen), v[:, [5, 0, 6]] - v[:, :1])
+    with pytest.raises(ValueError, match="has 2\\^n values, one row a game, got shape"):
+        TableGame(v[:, :6])

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from irlib.game import AttackGame
+from irlib.game import AttackGame, TableGame
 from irlib.interactions import interaction_matrix, mean_interaction, total_interaction
 from irlib.quadratic import Quadratic
 from irlib.shapley import shapley_values
-from tests.conftest import TableGame, make_images, make_network
+from tests.conftest import make_images, make_network
 
 
 def random_game(n, batch=2, seed=0):

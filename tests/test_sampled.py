@@ -10,9 +10,8 @@ import torch
 
 import irlib
 from irlib import interactions, regression, sampled
-from irlib.game import AttackGame
+from irlib.game import AttackGame, TableGame
 from irlib.sampled import interaction_matrix, multi_order_interaction, neighbours, shapley_values
-from tests.conftest import TableGame
 
 STANDARD_ERRORS = 4.5
 

@@ -17,7 +17,6 @@ from irlib.widgets.coalitions import (
     NETWORK,
     PAIRS,
     SOURCES,
-    TableGame,
     coalition_explorer,
     joint_effects,
     pair_tables,
@@ -39,16 +38,6 @@ def random_tables(seed=0):
         "shapley": rng.normal(size=(2, 2, 16)),
         "interaction": rng.normal(size=(2, 2, 16, 16)),
     }
-
-
-def test_a_table_is_looked_up_by_its_bits():
-    v = np.random.default_rng(0).normal(size=(2, 8))
-    game = TableGame(v)
-    assert game.n == 3
-    chosen = torch.tensor([[True, False, True], [False, False, False], [False, True, True]])
-    np.testing.assert_allclose(game(chosen), v[:, [5, 0, 6]] - v[:, :1])
-    with pytest.raises(ValueError, match="has 2\\^n values, got 6"):
-        TableGame(v[:, :6])
 
 
 def test_the_share_of_a_coalition_is_the_sum_over_its_units():

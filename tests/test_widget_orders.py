@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from irlib import AttackGame, create_attack
+from irlib.game import TableGame
 from irlib.interactions import interaction_matrix
-from irlib.widgets.orders import Tabulated, end_orders, mean_by_size, mean_over_pairs, orders, orders_tables, study
-from tests.conftest import TableGame, make_images, make_network
+from irlib.widgets.orders import end_orders, mean_by_size, mean_over_pairs, orders, orders_tables, study
+from tests.conftest import make_images, make_network
 
 
 def random_game(n, seed=0):
@@ -32,12 +33,6 @@ def by_definition(values, n, s):
                     v = [values[number({*S, *more})] for more in ((a, b), (a,), (b,), ())]
                     found[a, b] += (v[0] - v[1] - v[2] + v[3]) / len(contexts)
     return found
-
-
-def test_a_table_is_its_game():
-    game = random_game(4)
-    coalitions = torch.rand(9, 4, generator=torch.Generator().manual_seed(1)) < 0.5
-    torch.testing.assert_close(Tabulated(game.values, 4)(coalitions), game(coalitions), rtol=0, atol=0)
 
 
 def test_every_order_is_the_mean_over_its_contexts():

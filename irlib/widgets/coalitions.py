@@ -16,6 +16,7 @@ from torch import Tensor
 
 from irlib import AttackGame, create_attack, interaction_matrix, load_images, load_model, shapley_values
 from irlib.data import FASHION_CLASSES
+from irlib.game import TableGame
 from irlib.shapley import coalition_table
 from irlib.widgets.sweep import Coalition, Param, Sweep, Table, bars, cells, heat, perturbation_frames, picture, waterfall
 
@@ -25,20 +26,6 @@ ATTACKS = ("pgd", "ir")
 EPS, GRID, IMAGES = 8 / 255, 4, 30
 UNITS = [f"{row + 1}{column + 1}" for row in range(GRID) for column in range(GRID)]  # a cell by its row and column
 PAIRS = np.array([(a, b) for a in range(GRID**2) for b in range(a + 1, GRID**2)])
-
-
-class TableGame:
-    """A game given by all its values v (batch, 2ⁿ), unit a in coalition S where bit a of S is set; v(∅) is subtracted."""
-
-    def __init__(self, v: Tensor | np.ndarray):
-        self.v = torch.atleast_2d(torch.as_tensor(v).double())
-        self.n = self.v.shape[1].bit_length() - 1
-        if self.v.shape[1] != 2**self.n:
-            raise ValueError(f"a table of all coalitions has 2^n values, got {self.v.shape[1]}")
-
-    def __call__(self, coalitions: Tensor) -> Tensor:
-        place = (coalitions.long() << torch.arange(self.n)).sum(-1)
-        return self.v[:, place] - self.v[:, :1]
 
 
 @lru_cache

@@ -1,7 +1,6 @@
 """The sweep of the chapter on orders, Theorem 1 as a waterfall, and the study of which orders carry the interaction."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from irlib import AttackGame, Quadratic, create_attack, interaction_matrix, sampled
 from irlib.data import FASHION_CLASSES
-from irlib.game import Game
+from irlib.game import Game, TableGame
 from irlib.shapley import coalition_table
 from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, path, perturbation_frames, picture, waterfall
 
@@ -17,28 +16,17 @@ GRID = 3
 EPSILONS = (1, 4, 8, 16)  # in 1/255
 
 
-@dataclass(frozen=True)
-class Tabulated:
-    """A game by its values float64 (batch, 2ⁿ), coalition number S holding unit a where bit a is set: evaluated once, asked for every order."""
-
-    values: Tensor
-    n: int
-
-    def __call__(self, coalitions: Tensor) -> Tensor:
-        return self.values[:, (coalitions.long() << torch.arange(self.n).to(coalitions.device)).sum(-1)]
-
-
 def order_matrices(game: Game) -> Tensor:
     """float64 (batch, n−1, n, n): I_ab^(s) for every order s = 0 … n−2 (Eq. 7 as a mean), from one evaluation of all 2ⁿ coalitions.
 
     Raises ValueError for n > 16 or n < 2.
     """
-    table = game if isinstance(game, Tabulated) else _table(game)
+    table = game if isinstance(game, TableGame) else _table(game)
     return torch.stack([interaction_matrix(table, order=s) for s in range(max(1, game.n - 1))], dim=1)
 
 
-def _table(game: Game) -> Tabulated:
-    return Tabulated(coalition_table(game)[1], game.n)
+def _table(game: Game) -> TableGame:
+    return TableGame(coalition_table(game)[1])
 
 
 def mean_over_pairs(matrices: Tensor) -> Tensor:

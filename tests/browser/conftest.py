@@ -93,3 +93,19 @@ def open_page(browser: Browser, base: str):
     for context in contexts:
         context.close()
     assert not wrong, "\n".join(wrong)
+
+
+def slide(page: Page, **stops: int) -> None:
+    """Move the sliders of these names to these stops."""
+    for name, stop in stops.items():
+        page.locator(f'input[data-param="{name}"]').fill(str(stop))
+
+
+def shown(page: Page, readout: str) -> float:
+    """The number that a readout shows."""
+    return float(page.locator(f'[data-readout="{readout}"]').inner_text().replace("−", "-").split()[0])
+
+
+def picture(page: Page, k: int) -> list[int]:
+    """The pixels of the page's k-th canvas."""
+    return page.locator(".irw canvas").nth(k).evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")

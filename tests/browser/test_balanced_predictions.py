@@ -5,17 +5,9 @@ import torch
 
 from irlib.balance import competitors, rebalanced, single_step_interaction, squared_gradient
 from irlib.widgets.balanced_predictions import CLASSES, CONFIDENCES, SHARES
+from tests.browser.conftest import shown, slide
 
 PAGE = "notebooks/balanced-predictions.html"
-
-
-def slide(page, **stops):
-    for name, stop in stops.items():
-        page.locator(f'input[data-param="{name}"]').fill(str(stop))
-
-
-def shown(page, readout):
-    return float(page.locator(f'[data-readout="{readout}"]').inner_text().replace("−", "-").split()[0])
 
 
 def bars(widget):

@@ -8,6 +8,7 @@ import torch
 
 from irlib import Quadratic, create_attack, load_images, load_model
 from irlib.widgets.closed_form import STEPS, STRENGTHS
+from tests.browser.conftest import picture, shown, slide
 
 PAGE = "notebooks/closed-form.html"
 
@@ -18,19 +19,6 @@ def shown_images():
     x, y = load_images("fashion-mnist", 10, seed=0)
     right = source(x).argmax(1) == y
     return source, x[right][:5], y[right][:5]
-
-
-def slide(page, **stops):
-    for name, stop in stops.items():
-        page.locator(f'input[data-param="{name}"]').fill(str(stop))
-
-
-def shown(page, readout):
-    return float(page.locator(f'[data-readout="{readout}"]').inner_text().replace("−", "-").split()[0])
-
-
-def picture(page, k):
-    return page.locator(".irw canvas").nth(k).evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
 
 
 @pytest.mark.parametrize(("strength", "steps", "image"), [(0, 0, 0), (4, 3, 0), (4, 6, 2), (7, 6, 4), (2, 5, 3)])

@@ -8,6 +8,7 @@ import torch
 
 from irlib import Quadratic, load_images, load_model
 from irlib.widgets.closed_form_interactions import STEPS, STRENGTHS, SYNTHETIC
+from tests.browser.conftest import shown, slide
 
 PAGE = "notebooks/closed-form-interactions.html"
 
@@ -19,15 +20,6 @@ def quadratics():
     right = source(x).argmax(1) == y
     x, y = x[right][[9, 21, 3, 0]], y[right][[9, 21, 3, 0]]
     return [Quadratic.at(source, x[i : i + 1], y[i : i + 1]) for i in range(4)]
-
-
-def slide(page, **stops):
-    for name, stop in stops.items():
-        page.locator(f'input[data-param="{name}"]').fill(str(stop))
-
-
-def shown(page, readout):
-    return float(page.locator(f'[data-readout="{readout}"]').inner_text().replace("−", "-").split()[0])
 
 
 @pytest.mark.parametrize(("strength", "steps", "image"), [(0, 0, 0), (6, 3, 0), (8, 6, 1), (4, 4, 2), (7, 1, 3)])

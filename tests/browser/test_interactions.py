@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from irlib import interaction_matrix
-from irlib.widgets.coalitions import PAIRS, TableGame, stored
+from irlib.game import TableGame
+from irlib.widgets.coalitions import PAIRS, stored
 from tests.browser.test_closed_form import shown, slide
 from tests.browser.test_shapley_values import EVERY, press
 

@@ -7,6 +7,7 @@ import torch
 from irlib import AttackGame, create_attack, load_images, load_model, mean_interaction
 from irlib.samplers import SAMPLERS
 from irlib.widgets.measuring import CELLS, DRAWS, contrasts, measuring, pool
+from tests.browser.conftest import picture, shown, slide
 
 PAGE = "notebooks/measuring.html"
 NETWORKS = ("fmnist-mlp", "fmnist-resnet14")
@@ -23,19 +24,6 @@ def shown_images():
 @pytest.fixture(scope="module")
 def sweep(shown_images):
     return measuring(*shown_images)
-
-
-def slide(page, **stops):
-    for name, stop in stops.items():
-        page.locator(f'input[data-param="{name}"]').fill(str(stop))
-
-
-def shown(page, readout):
-    return float(page.locator(f'[data-readout="{readout}"]').inner_text().replace("−", "-").split()[0])
-
-
-def picture(page, k):
-    return page.locator(".irw canvas").nth(k).evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
 
 
 @pytest.mark.parametrize(("network", "image", "sampler", "cells", "draws"), [(0, 0, 0, 3, 2), (1, 1, 2, 2, 0), (1, 2, 3, 4, 3), (0, 2, 1, 0, 1)])

@@ -6,6 +6,7 @@ import torch
 
 from irlib import AttackGame, create_attack, interaction_matrix, load_images, load_model
 from irlib.widgets.orders import EPSILONS
+from tests.browser.conftest import shown, slide
 
 PAGE = "notebooks/orders.html"
 NETWORKS = ("fmnist-resnet14", "fmnist-vgg", "fmnist-densenet22", "fmnist-mlp")
@@ -17,15 +18,6 @@ def shown_images():
     x, y = load_images("fashion-mnist", 10, seed=0)
     right = torch.stack([m(x).argmax(1) == y for m in models]).all(0)
     return models, x[right][:4], y[right][:4]
-
-
-def slide(page, **stops):
-    for name, stop in stops.items():
-        page.locator(f'input[data-param="{name}"]').fill(str(stop))
-
-
-def shown(page, readout):
-    return float(page.locator(f'[data-readout="{readout}"]').inner_text().replace("−", "-").split()[0])
 
 
 @pytest.mark.parametrize(("eps", "network", "image"), [(0, 3, 0), (3, 0, 1), (1, 3, 3)])

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from irlib import load_model
-from irlib.widgets.coalitions import NETWORK, TableGame, stored
+from irlib.game import TableGame
+from irlib.widgets.coalitions import NETWORK, stored
 from tests.browser.test_closed_form import shown
 
 PAGE = "notebooks/shapley-values.html"

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from irlib import create_attack, load_model, transfer_success
 from irlib.replicate.transfer import EPS, PLAIN, SOURCES, STEPS, TARGETS, outcomes, study_images
+from tests.browser.conftest import picture, shown, slide
 
 PAGE = "notebooks/transfer.html"
 
@@ -17,19 +18,6 @@ def subjects():
     x, y = study_images(models, 100)
     pick = sorted(y.tolist().index(label) for label in set(y.tolist()))[:4]
     return models, x[pick], y[pick]
-
-
-def slide(page, **stops):
-    for name, stop in stops.items():
-        page.locator(f'input[data-param="{name}"]').fill(str(stop))
-
-
-def shown(page, readout):
-    return float(page.locator(f'[data-readout="{readout}"]').inner_text().replace("−", "-").split()[0])
-
-
-def picture(page, k):
-    return page.locator(".irw canvas").nth(k).evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
 
 
 @pytest.mark.parametrize(("eps", "steps", "source", "image"), [(4, 0, 0, 0), (3, 3, 1, 2), (5, 4, 3, 3), (0, 2, 2, 1)])
