@@ -38,6 +38,12 @@ def fooled(x_adv: Tensor, y: Tensor, targets: nn.Module | Sequence[nn.Module], b
     return torch.stack([_labelled(target, x_adv, y, batch).argmax(1) != y for target in _several(targets)])
 
 
+def all_right(x: Tensor, y: Tensor, models: Sequence[nn.Module]) -> tuple[Tensor, Tensor]:
+    """The images that every one of ``models`` gives their label, and those labels: what a study of transfer starts from."""
+    kept = ~fooled(x, y, models).any(0)
+    return x[kept], y[kept]
+
+
 def transfer_success(x_adv: Tensor, y: Tensor, targets: nn.Module | Sequence[nn.Module], x: Tensor | None = None) -> Tensor:
     """float64 (targets,): the fraction of adversarial images that each target gives another label than y.
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from irlib.transfer import fooled, interval, leave_one_out, paired_difference, transfer_success, transfer_utility
+from irlib.transfer import all_right, fooled, interval, leave_one_out, paired_difference, transfer_success, transfer_utility
 from tests.conftest import assert_untouched, make_images, make_network, snapshot
 
 
@@ -340,3 +340,12 @@ def test_bad_tables_and_values_are_refused():
             interval([0.0, 1.0], resamples=resamples)
     with pytest.raises(ValueError, match=r"same images.*\(3,\) and \(2,\)"):
         paired_difference([0.0, 1.0, 1.0], [0.0, 1.0])
+
+
+def test_what_everyone_has_right_is_kept_in_order(targets, images):
+    x, _, y = images
+    kept = [i for i in range(len(x)) if all(model(x[i : i + 1]).argmax() == y[i] for model in targets[:2])]
+    found_x, found_y = all_right(x, y, targets[:2])
+    assert torch.equal(found_x, x[kept])
+    assert torch.equal(found_y, y[kept])
+    assert 0 < len(kept) < len(x)

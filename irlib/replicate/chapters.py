@@ -7,15 +7,13 @@ from torch import Tensor
 
 from irlib import load_images, load_model
 from irlib.replicate import store, transfer
-from irlib.transfer import fooled
+from irlib.transfer import all_right
 from irlib.widgets import closed_form_interactions, coalitions, orders
 
 
 def right(names: tuple[str, ...], drawn: int, seed: int = 1) -> tuple[Tensor, Tensor]:
     """Of ``drawn`` bundled images those that every network of ``names`` labels right."""
-    x, y = load_images("fashion-mnist", drawn, seed=seed)
-    kept = ~fooled(x, y, [load_model(name) for name in names]).any(0)
-    return x[kept], y[kept]
+    return all_right(*load_images("fashion-mnist", drawn, seed=seed), [load_model(name) for name in names])
 
 
 def rounded(tree: Any, digits: int) -> Any:

@@ -22,7 +22,7 @@ from irlib.attacks.projection import norms
 from irlib.draws import Draws
 from irlib.game import margin, rivals
 from irlib.replicate import store
-from irlib.transfer import logits
+from irlib.transfer import all_right, logits
 
 SOURCES = ("fmnist-resnet14", "fmnist-resnet26", "fmnist-densenet22", "fmnist-densenet40")
 NETWORKS = (
@@ -140,9 +140,8 @@ def measured(
 
 def images(models: dict[str, nn.Module], n: int = IMAGES, seed: int = SEED) -> tuple[Tensor, Tensor]:
     """The first ``n`` bundled images, in the order of a subset of 3n drawn from ``seed``, that every network classifies right."""
-    x, y = load_images("fashion-mnist", 3 * n, seed=seed)
-    right = torch.stack([model(x).argmax(1) == y for model in models.values()]).all(0)
-    return x[right][:n], y[right][:n]
+    x, y = all_right(*load_images("fashion-mnist", 3 * n, seed=seed), list(models.values()))
+    return x[:n], y[:n]
 
 
 def shards() -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from irlib import create_attack, load_images, load_model
 from irlib.replicate import store
-from irlib.transfer import fooled
+from irlib.transfer import all_right, fooled
 
 RESULTS = store.RESULTS / "transfer" / "outcomes.json"
 SOURCES = ("fmnist-resnet14", "fmnist-vgg", "fmnist-densenet22", "fmnist-mlp")  # of the widget
@@ -56,9 +56,8 @@ def noise(x: Tensor, eps: float, seed: int = 0) -> Tensor:
 
 def study_images(models: Mapping[str, nn.Module], n: int = IMAGES) -> tuple[Tensor, Tensor]:
     """The first ``n`` images of a drawn 400 that all ``models`` label right, and their labels."""
-    x, y = load_images("fashion-mnist", 400, seed=1)
-    right = ~fooled(x, y, list(models.values())).any(0)
-    return x[right][:n], y[right][:n]
+    x, y = all_right(*load_images("fashion-mnist", 400, seed=1), list(models.values()))
+    return x[:n], y[:n]
 
 
 def grid_outcomes(

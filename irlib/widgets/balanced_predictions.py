@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from irlib.balance import class_gradients, class_gram, competitors, kappa, quadratic_form, rebalanced, single_step_interaction, squared_gradient
 from irlib.data import FASHION_CLASSES
-from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, heat, lines
+from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_frames, grey_picture, heat, lines
 
 CONFIDENCES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 SHARES = tuple(k / 10 for k in range(11))
@@ -133,7 +133,7 @@ def rebalanced_tables(
 
     over, along = ("network", "image"), ("bias", "network", "image")
     return {
-        "original": Table((255 * x[list(image), 0]).round().to(torch.uint8).numpy(), ("image",)),
+        "original": Table(grey_frames(x[list(image)]), ("image",)),
         **{name: Table(stacked(name), over) for name in ("cosines", "right", "network_curve", "theorem_curve")},
         **{name: Table(np.moveaxis(stacked(name), 2, 0), along) for name in ("p", "rivals", "own", "ideal", "change", "promised")},
     }

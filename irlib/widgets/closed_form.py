@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from irlib import Quadratic, create_attack
 from irlib.data import FASHION_CLASSES
-from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, lines, mode_picture, path, perturbation_frames, picture
+from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_frames, grey_picture, lines, mode_picture, path, perturbation_frames, picture
 
 STRENGTHS = (0.05, 0.1, 0.2, 0.35, 0.5, 1.0, 1.4, 2.0)
 STEPS = (1, 2, 5, 10, 30, 100, math.inf)
@@ -124,7 +124,7 @@ def closed_form_tables(
     return {
         **{name: Table(value.numpy(), over) for name, value in numbers.items()},
         **curves,
-        "original": Table((255 * x[:, 0]).round().to(torch.uint8).numpy(), over_image),
+        "original": Table(grey_frames(x), over_image),
         "modes": Table(modes.unflatten(-1, pixels).numpy(), over_image),
         "weights": Table(weights.numpy(), over),
         "amplification": Table((amplified / beta[:, None, :, None]).numpy(), over),

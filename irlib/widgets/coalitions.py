@@ -18,7 +18,8 @@ from irlib import AttackGame, create_attack, interaction_matrix, load_images, lo
 from irlib.data import FASHION_CLASSES
 from irlib.game import TableGame
 from irlib.shapley import coalition_table
-from irlib.widgets.sweep import Coalition, Param, Sweep, Table, bars, cells, heat, perturbation_frames, picture, waterfall
+from irlib.transfer import all_right
+from irlib.widgets.sweep import Coalition, Param, Sweep, Table, bars, cells, grey_frames, heat, perturbation_frames, picture, waterfall
 
 RESULTS = Path(__file__).parents[1] / "results" / "coalitions"
 NETWORK, SOURCES = "fmnist-resnet14", ("fmnist-mlp", "fmnist-resnet14", "fmnist-vgg")
@@ -45,11 +46,11 @@ def explorer(network: str = NETWORK, images: int = 2, seed: int = 0) -> dict[str
     float64 (attack, image, 16) and interaction float64 (attack, image, 16, 16).
     """
     model = load_model(network)
-    x, y = right(load_images("fashion-mnist", 10, seed), [network], images)
+    x, y = (t[:images] for t in all_right(*load_images("fashion-mnist", 10, seed), [model]))
     deltas = [create_attack(name, model, eps=EPS)(x, y) - x for name in ATTACKS]
     tables = [coalition_table(AttackGame(model, x, delta, y, grid=GRID))[1] for delta in deltas]
     return {
-        "x": (255 * x[:, 0]).round().to(torch.uint8).numpy(),
+        "x": grey_frames(x),
         "y": y.numpy(),
         "delta": torch.stack(deltas)[:, :, 0].numpy(),
         "v": torch.stack(tables).numpy().astype(np.float16),
@@ -64,7 +65,7 @@ def study(sources: Sequence[str] = SOURCES, images: int = IMAGES) -> dict[str, n
     x uint8 (image, h, w), y; over (source, perturbation, image): delta float32 (h, w); v float32 (512) of all coalitions of 3×3 cells; rows
     float32 (49), v(Ω) − v(Ω∖a) − v(a) of 7×7 cells; margin float64, their sum with the logit margin as v.
     """
-    x, y = right(load_images("fashion-mnist", 2 * images, seed=1), sources, images)
+    x, y = (t[:images] for t in all_right(*load_images("fashion-mnist", 2 * images, seed=1), [load_model(name) for name in sources]))
     found = {name: [] for name in ("delta", "v", "rows", "margin")}
     for source in sources:
         model = load_model(source)
@@ -75,14 +76,7 @@ def study(sources: Sequence[str] = SOURCES, images: int = IMAGES) -> dict[str, n
         found["v"].append(torch.stack([coalition_table(AttackGame(model, x, d, y, grid=3))[1] for d in each]).float())
         found["rows"].append(torch.stack([row_sums(AttackGame(model, x, d, y, grid=7)) for d in each]).float())
         found["margin"].append(torch.stack([row_sums(AttackGame(model, x, d, y, grid=7, utility="margin")).sum(1) for d in each]))
-    return {"x": (255 * x[:, 0]).round().to(torch.uint8).numpy(), "y": y.numpy()} | {k: torch.stack(v).numpy() for k, v in found.items()}
-
-
-def right(images: tuple[Tensor, Tensor], sources: Sequence[str], count: int) -> tuple[Tensor, Tensor]:
-    """The first ``count`` images that every source gives its label."""
-    x, y = images
-    good = torch.stack([load_model(name)(x).argmax(1) == y for name in sources]).all(0)
-    return x[good][:count], y[good][:count]
+    return {"x": grey_frames(x), "y": y.numpy()} | {k: torch.stack(v).numpy() for k, v in found.items()}
 
 
 def row_sums(game: AttackGame) -> Tensor:

@@ -10,7 +10,7 @@ from irlib import AttackGame, Quadratic, create_attack, interaction_matrix, samp
 from irlib.data import FASHION_CLASSES
 from irlib.game import Game, TableGame
 from irlib.shapley import coalition_table
-from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, path, perturbation_frames, picture, waterfall
+from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_frames, grey_picture, path, perturbation_frames, picture, waterfall
 
 GRID = 3
 EPSILONS = (1, 4, 8, 16)  # in 1/255
@@ -135,7 +135,7 @@ def orders_tables(models: Sequence[nn.Module], x: Tensor, y: Tensor, epsilons: S
     return {
         "size": Table(np.arange(n + 1)),
         **{name: Table(value.numpy(), over) for name, value in numbers.items()},
-        "original": Table((255 * x[:, 0]).round().to(torch.uint8).numpy(), ("image",)),
+        "original": Table(grey_frames(x), ("image",)),
         **perturbation_frames("delta", delta[..., 0, :, :].numpy(), over),
     }
 

@@ -17,12 +17,12 @@ import traitlets
 
 from irlib import plotting
 from irlib.widgets.fallback import fallback
-from irlib.widgets.tables import Coalition, Param, Table, coalition_tables, digits, joint_effect, pack, perturbation_frames
+from irlib.widgets.tables import Coalition, Param, Table, coalition_tables, digits, grey_frames, joint_effect, pack, perturbation_frames
 from irlib.widgets.views import bars, cells, grey_picture, heat, laid_out, lines, mode_picture, path, picture, scatter, waterfall
 
 __all__ = [
-    "Coalition", "Param", "Sweep", "Table", "bars", "cells", "grey_picture", "heat", "lines", "mode_picture", "path", "perturbation_frames",
-    "picture", "scatter", "waterfall",
+    "Coalition", "Param", "Sweep", "Table", "bars", "cells", "grey_frames", "grey_picture", "heat", "lines", "mode_picture", "path",
+    "perturbation_frames", "picture", "scatter", "waterfall",
 ]  # fmt: skip
 
 _HERE = Path(__file__).parent

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Context
 
 import numpy as np
+import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ def perturbation_frames(name: str, delta: np.ndarray, over: tuple[str, ...]) -> 
     scale = np.abs(delta).max((-2, -1), keepdims=True)
     frames = np.rint(127 * delta / np.where(scale > 0, scale, 1)).astype(np.int8)
     return {name: Table(frames, over), f"{name}_scale": Table(scale[..., 0], over)}
+
+
+def grey_frames(x: Tensor) -> np.ndarray:
+    """uint8 (…, height, width): the grey levels of images (…, 1, height, width) in [0, 1]."""
+    return (255 * x[..., 0, :, :]).round().to(torch.uint8).numpy()
 
 
 def pack(tables: Mapping[str, Table], lengths: Mapping[str, int]) -> tuple[dict, bytes]:

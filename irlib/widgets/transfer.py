@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 from irlib.data import FASHION_CLASSES
 from irlib.replicate.transfer import EPS, STEPS, attacked
 from irlib.transfer import logits
-from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_picture, heat, perturbation_frames, picture
+from irlib.widgets.sweep import Param, Sweep, Table, bars, grey_frames, grey_picture, heat, perturbation_frames, picture
 
 
 def transfer(
@@ -83,8 +82,8 @@ def transfer_tables(
     seen = torch.stack([logits(target, adversarial.flatten(0, 3)).double().softmax(1) for target in targets], 1).view(*grid, len(targets), -1)
     loss = torch.stack([_losses(s, adversarial[:, :, k].flatten(0, 2), y).view(*grid[:2], len(x)) for k, s in enumerate(sources)], 2)
     return {
-        "original": Table(_grey(x), ("image",)),
-        "adversarial": Table(_grey(adversarial.flatten(0, 3)).reshape(*grid, *x.shape[-2:]), over),
+        "original": Table(grey_frames(x), ("image",)),
+        "adversarial": Table(grey_frames(adversarial), over),
         **perturbation_frames("delta", delta[..., 0, :, :].numpy(), over),
         "clean": Table(torch.stack([_losses(s, x, y) for s in sources]).numpy(), ("source", "image")),
         "loss": Table(loss.numpy(), over),
@@ -96,7 +95,3 @@ def transfer_tables(
 def _losses(model: nn.Module, images: Tensor, y: Tensor) -> Tensor:
     """float64: the cross-entropy of images whose labels are y, over and over."""
     return F.cross_entropy(logits(model, images).double(), y.repeat(len(images) // len(y)), reduction="none")
-
-
-def _grey(images: Tensor) -> np.ndarray:
-    return (255 * images[:, 0]).round().to(torch.uint8).numpy()
