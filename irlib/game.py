@@ -56,7 +56,8 @@ class AttackGame:
         y: int64 labels (batch,).
         grid: cells a side; the players are the n = grid² cells of `grid_cells`, with all their channels.
         utility: u, "ce" for the cross-entropy (the paper's text, Eq. 3), "margin" for z_y' − z_y (the authors' code and Fig. 3), where
-            y' is the largest other class at the full x + δ, the same for every S.
+            y' is the largest other class at the full x + δ, the same for every S. Or a tuple of them, from the same forward passes: v and all
+            that is linear in it, such as `irlib.total_interaction`, then has one more axis, the last.
         chunk: images in one forward pass; by default as many as keep its memory under 256 MiB on the CPU, or half the free memory of a GPU.
             Where memory runs out all the same, the chunk is halved, and a warning says so.
         precision: torch.bfloat16 or torch.float16 to run the network's convolutions and products in it (autocast), for speed on a GPU. The
@@ -75,7 +76,7 @@ class AttackGame:
         delta: Tensor,
         y: Tensor,
         grid: int = 16,
-        utility: str = "ce",
+        utility: str | tuple[str, ...] = "ce",
         chunk: int | None = None,
         precision: torch.dtype | None = None,
     ):
@@ -83,8 +84,10 @@ class AttackGame:
         _check.images(x, model)
         _check.computable(x)
         _check.perturbation(delta, x)
-        if utility not in UTILITIES:
-            _check.unknown_name("utility", utility, UTILITIES)
+        self._names = (utility,) if isinstance(utility, str) else tuple(utility)
+        for name in self._names:
+            if name not in UTILITIES:
+                _check.unknown_name("utility", name, UTILITIES)
         if chunk is not None:
             _check.at_least(chunk, 1, "chunk")
         if precision not in (None, torch.bfloat16, torch.float16):
@@ -100,13 +103,12 @@ class AttackGame:
             _check.logits(first, 1)
             _check.labels(y, x, first.shape[1])
             self.chunk = chunk or max(1, budget(x.device) // one.bytes)
-            self.rival = rivals(torch.cat(self._logits(x + self.delta)), y) if utility == "margin" else y
+            self.rival = rivals(torch.cat(self._logits(x + self.delta)), y) if "margin" in self._names else y
             clean = torch.cat([first, *self._logits(x[1:])])
-        self._empty = UTILITIES[utility](clean.double(), y, self.rival)[:, None]
-        self._finite(self._empty, torch.zeros(1, 1, self.n, dtype=torch.bool))
+        self._empty = self._finite(self._of(clean, y, self.rival)[:, None], torch.zeros(1, 1, self.n, dtype=torch.bool))
 
     def __call__(self, coalitions: Tensor | np.ndarray) -> Tensor | np.ndarray:
-        """float64 (batch, k): v of each coalition, bool (k, n) for all images alike or (batch, k, n).
+        """float64 (batch, k), or (batch, k, utilities): v of each coalition, bool (k, n) for all images alike or (batch, k, n).
 
         A NumPy array of coalitions (k, n) or of one (n,) gives one of values (k,), for a game of one image: what shapiq calls. Raises ValueError
         that names the image and the coalition where a utility is not finite.
@@ -125,9 +127,9 @@ class AttackGame:
             return self._utilities(each if each.ndim == 3 else each[None]) - self._empty
 
     def _utilities(self, coalitions: Tensor) -> Tensor:
-        """u(x + δ_S), float64 (batch, k), for coalitions (1 or batch, k, n); image and coalition run as one flat index through the chunks."""
+        """u(x + δ_S), float64 (batch, k, …), for coalitions (1 or batch, k, n); image and coalition run as one flat index through the chunks."""
         batch, k = len(self.x), coalitions.shape[1]
-        values = torch.empty(batch * k, dtype=torch.float64, device=self.x.device)
+        values = torch.empty(batch * k, *self._empty.shape[2:], dtype=torch.float64, device=self.x.device)
 
         def part(start: int, stop: int) -> None:
             flat = torch.arange(start, stop, device=self.x.device)
@@ -136,20 +138,26 @@ class AttackGame:
             present = rows.index_select(1, self.units.flatten()).view(-1, 1, *self.units.shape)  # twice as fast as rows[:, self.units]
             with self._autocast():
                 z = self.model(self.x[image] + torch.where(present, self.delta[image], 0))
-            values[start:stop] = UTILITIES[self.utility](z.double(), self.y[image], self.rival[image])
+            values[start:stop] = self._of(z, self.y[image], self.rival[image])
             bar.update(stop - start)
 
         with tqdm(total=batch * k, desc="v(S)", delay=2, leave=False) as bar:
             self.chunk = min(self.chunk, in_parts(part, batch * k, self.chunk))
-        return self._finite(values.view(batch, k), coalitions)
+        return self._finite(values.unflatten(0, (batch, k)), coalitions)
+
+    def _of(self, z: Tensor, y: Tensor, rival: Tensor) -> Tensor:
+        """u of the logits z (rows, classes): float64 (rows,), or (rows, utilities) of several."""
+        values = [UTILITIES[name](z.double(), y, rival) for name in self._names]
+        return values[0] if isinstance(self.utility, str) else torch.stack(values, -1)
 
     def _finite(self, values: Tensor, coalitions: Tensor) -> Tensor:
-        """The utilities (batch, k) of coalitions (1 or batch, k, n), or the error that says which one is not finite."""
+        """The utilities (batch, k, …) of coalitions (1 or batch, k, n), or the error that says which one is not finite."""
         if not torch.isfinite(values).all():
-            i, s = (~torch.isfinite(values)).nonzero()[0].tolist()
+            i, s, *which = (~torch.isfinite(values)).nonzero()[0].tolist()
             cells = coalitions[i % len(coalitions), s].nonzero()[:, 0].tolist()
+            name = self._names[which[0] if which else 0]
             raise ValueError(
-                f"the utility {self.utility!r} is {values[i, s].item()} for image {i} and the coalition of {len(cells)} of {self.n} cells {cells}: "
+                f"the utility {name!r} is {values[(i, s, *which)].item()} for image {i} and the coalition of {len(cells)} of {self.n} cells {cells}: "
                 "the model's logits there are not finite; look at model(x + δ_S), or take precision=None or torch.bfloat16 if it is torch.float16"
             )
         return values

@@ -39,15 +39,20 @@ def interaction_matrix(game: Game, order: int | None = None) -> Tensor:
     return result
 
 
+def row_sums(game: Game) -> Tensor:
+    """float64 (batch, n): each unit's part of the total, Σ_b I_ab = v(Ω) − v(Ω∖a) − v(a) + v(∅), the terms of Eq. 12; see `total_interaction`."""
+    at_least_a_pair(game)
+    single = torch.eye(game.n, dtype=torch.bool)
+    v = game(torch.cat([torch.ones_like(single[:1]), ~single, single]))
+    return v[:, :1] - v[:, 1 : game.n + 1] - v[:, game.n + 1 :]
+
+
 def total_interaction(game: Game) -> Tensor:
     """float64 (batch,): Σ_{a≠b} I_ab over ordered pairs, by Eq. 12, Σ_a [v(Ω) − v(Ω∖a) − v(a) + v(∅)]: 2n+2 evaluations instead of 2ⁿ.
 
     Exact for any game (efficiency of the Shapley value, with one unit always present and always absent). Raises ValueError for n < 2.
     """
-    at_least_a_pair(game)
-    single = torch.eye(game.n, dtype=torch.bool)
-    v = game(torch.cat([torch.ones_like(single[:1]), ~single, single]))
-    return game.n * v[:, 0] - v[:, 1:].sum(1)
+    return row_sums(game).sum(1)
 
 
 def mean_interaction(game: Game) -> Tensor:

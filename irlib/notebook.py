@@ -1,6 +1,8 @@
 """What every notebook of the book uses: where it runs, and numbers that the text may quote."""
 
+import inspect
 import platform
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,3 +24,10 @@ def glue(name: str, text: str) -> None:
 
     prefix = "application/papermill.record/"
     display({f"{prefix}text/plain": text.replace(" %", "\u00a0%")}, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}}, raw=True)
+
+
+def source(*objects: Any) -> Any:
+    """The library's own lines of these functions and classes, as a code block for the end of a cell."""
+    from IPython.display import Markdown
+
+    return Markdown("\n".join(f"```python\n{inspect.getsource(each).rstrip()}\n```" for each in objects))

@@ -3,6 +3,7 @@
 import json
 import platform
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,15 @@ def facts() -> dict[str, Any]:
     cpu = re.search(r"model name\s*: (.*)", info.read_text()) if info.exists() else None
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return {"device": cpu[1] if cpu else platform.machine(), "threads": torch.get_num_threads(), "versions": versions}
+
+
+def commit() -> str | None:
+    """The commit of the checkout that this code is run from, with "+" where tracked files differ from it; None outside a checkout."""
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists():
+        return None
+    git = lambda *args: subprocess.run(["git", "-C", str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+    return git("rev-parse", "--short", "HEAD") + "+" * bool(git("status", "--porcelain", "--untracked-files=no"))
 
 
 def rounded(values: Any, digits: int) -> Any:
@@ -39,8 +49,8 @@ def write(path: Path, result: dict[str, Any]) -> None:
     partial.replace(path)
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What `write` stored. Raises FileNotFoundError, with the command that makes it."""
+def read(path: Path, command: str | None = None) -> dict[str, Any]:
+    """What `write` stored. Raises FileNotFoundError, with the ``command`` that makes it, by default the one of its folder's name."""
     if not path.exists():
-        raise FileNotFoundError(f"no result {path.name} in {path.parent}: make it with `python -m irlib.replicate {path.parent.name}`")
+        raise FileNotFoundError(f"no result {path.name} in {path.parent}: make it with `python -m irlib.replicate {command or path.parent.name}`")
     return json.loads(path.read_text(encoding="utf-8"))

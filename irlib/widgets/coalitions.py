@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from irlib import AttackGame, create_attack, interaction_matrix, load_images, load_model, shapley_values
 from irlib.data import FASHION_CLASSES
 from irlib.game import TableGame
+from irlib.interactions import row_sums
 from irlib.shapley import coalition_table
 from irlib.transfer import all_right
 from irlib.widgets.sweep import Coalition, Param, Sweep, Table, bars, cells, grey_frames, heat, perturbation_frames, picture, waterfall
@@ -77,13 +77,6 @@ def study(sources: Sequence[str] = SOURCES, images: int = IMAGES) -> dict[str, n
         found["rows"].append(torch.stack([row_sums(AttackGame(model, x, d, y, grid=7)) for d in each]).float())
         found["margin"].append(torch.stack([row_sums(AttackGame(model, x, d, y, grid=7, utility="margin")).sum(1) for d in each]))
     return {"x": grey_frames(x), "y": y.numpy()} | {k: torch.stack(v).numpy() for k, v in found.items()}
-
-
-def row_sums(game: AttackGame) -> Tensor:
-    """float64 (batch, n): Σ_b I_ab = v(Ω) − v(Ω∖a) − v(a) for every unit a, the terms of Eq. 12."""
-    alone = torch.eye(game.n, dtype=torch.bool)
-    v = game(torch.cat([torch.ones_like(alone[:1]), ~alone, alone]))
-    return v[:, :1] - v[:, 1 : game.n + 1] - v[:, game.n + 1 :]
 
 
 def coalition_explorer(tables: dict[str, np.ndarray] | None = None, pairs: bool = False) -> Sweep:
