@@ -114,14 +114,26 @@ def test_notebooks_are_stripped_and_install_irlib_only_where_it_is_missing(path)
     assert not re.search(r"install.*\b(torch|numpy)\b", first)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+PARTS = ["Touch it first", "The idea", "The statement", "The proofs", "Before we believe it, we run it", "Theory over a measured network", "Verdict",
+         "Lab", "Recap", "Exercises", "Limits", "Software", "References"]  # fmt: skip
+METHOD_CHAPTERS = ("mi", "linbp", "adversarial-training", "pi", "ia", "rap", "il", "vr", "sgm", "ghost", "fd", "fi", "ti-di-aa")
+METHOD_PARTS = ["Touch it first", "The idea", "The published rule", "The statement", "The proofs", "Before we believe it, we run it",
+                "Theory over a measured network", "Against plain PGD", "Verdict", "Strengths and limits", "Lab", "Recap", "Exercises", "Software",
+                "References"]  # fmt: skip
+
+
+def test_the_parts_of_the_book_name_every_chapter_once():
+    listed = [Path(chapter["file"]) for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"] for chapter in part["chapters"]]
+    assert sorted(path.name for path in listed if path.parent.name == "notebooks") == sorted(path.stem for path in NOTEBOOKS)
+    first = [path.name for path in listed].index("mi")
+    assert [path.name for path in listed][first : first + 14] == [*METHOD_CHAPTERS, "comparison"]
+
+
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path.stem != "comparison"], ids=lambda p: p.stem)
 def test_a_chapter_has_all_its_parts(path):
     cells = json.loads(path.read_text())["cells"]
     text = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "markdown")
-    headings = re.findall(r"^## (.+)$", text, re.M)
-    parts = ["Touch it first", "The idea", "The statement", "The proofs", "Before we believe it, we run it", "Theory over a measured network",
-             "Verdict", "Lab", "Recap", "Exercises", "Limits", "Software", "References"]  # fmt: skip
-    assert headings == parts
+    assert re.findall(r"^## (.+)$", text, re.M) == (METHOD_PARTS if path.stem in METHOD_CHAPTERS else PARTS)
     assert "**Question.**" in text
     assert 3 <= text.count("```{exercise}") == text.count("```{solution}") <= 5
     assert "{glue:text}`start-" in text, "no sentence quotes the widget"

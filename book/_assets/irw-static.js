@@ -60,7 +60,25 @@
     const next = fallbacks.find((n) => el.compareDocumentPosition(n) & Node.DOCUMENT_POSITION_FOLLOWING); // a cell may show several widgets
     if (next) el.after(Object.assign(document.createElement("div"), { className: "irw-print", innerHTML: next.textContent }));
   }
+  /* A table of class irw-sortable: the buttons in its head sort its rows, by the cells' data-value where there is one. */
+  function sortable(table) {
+    const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
+    const key = (row, k) => row.cells[k].dataset.value ?? row.cells[k].textContent;
+    const before = (p, q) => (Number.isNaN(p - q) ? p.localeCompare(q, "en") : p - q);
+    heads.forEach((head, k) => {
+      const button = Object.assign(document.createElement("button"), { type: "button" });
+      button.append(...head.childNodes);
+      head.append(button);
+      button.addEventListener("click", () => {
+        const way = head.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+        heads.forEach((h) => h.removeAttribute("aria-sort"));
+        head.setAttribute("aria-sort", way > 0 ? "ascending" : "descending");
+        body.append(...[...body.rows].sort((p, q) => way * before(key(p, k), key(q, k))));
+      });
+    });
+  }
   async function start() {
+    document.querySelectorAll("table.irw-sortable").forEach(sortable);
     const states = {};
     for (const s of document.querySelectorAll(`script[type="${MIME}state+json"]`)) Object.assign(states, JSON.parse(s.textContent).state);
     const views = [...document.querySelectorAll(`script[type="${MIME}view+json"]`)];

@@ -4,8 +4,8 @@ A shard is one method on one source. Its columns are
 
     beta     raw gradients, PGD's step size and number of steps: α·m·λ₁ = `STRENGTH` for every image, λ₁ the largest eigenvalue of the source's
              Hessian there. The method's idealised form where it has one. IL is made as long as PGD's δ, as Proposition 7 has it.
-    tau      normalised ℓ2 steps, stopped where ‖δ‖₂ = τ. PI, which is defined under ℓ∞ alone, is shortened to τ from its end; PGD has a column
-             "shortened" to compare that with.
+    tau      normalised ℓ2 steps, stopped where ‖δ‖₂ = τ. PI, which is defined under ℓ∞ alone, is shortened to the length that PGD has there, and
+             to be compared with PGD's column "linf".
     linf     as published, in the ℓ∞ ball.
 
 and each holds, image by image, ‖δ‖₂, the mean interaction by both utilities, the rise of the source's loss, and from the targets the mean
@@ -140,14 +140,12 @@ def shard(preset: Preset, source: str, name: str, folder: str | None = None, dev
     if method.raw:
         deltas["beta"] = at_beta(name, model, step_sizes(preset, source, folder, device), x, y, preset)
     if name == "pi":
-        deltas["tau"], step = stopped(end[None], preset.tau)
+        length = norms(create_attack("pgd", plain, eps=preset.eps, steps=preset.steps).run(x, y).delta)
+        deltas["tau"], step = end * (length / norms(end)).clamp_max(1), (norms(end) >= length).flatten().int() - 1
     else:
         deltas["tau"], step = at_tau(free(method.attack, model, alpha=preset.tau / 6, steps=40, **given), x, y, preset.tau)
     deltas["linf"] = end
     result = {"source": source, "method": name, "targets": names, "labels": y.tolist(), "arrived": (step >= 0).int().tolist()}
-    if name == "pgd":
-        deltas["shortened"], step = stopped(end[None], preset.tau)
-        result["arrived_shortened"] = (step >= 0).int().tolist()
     for column, delta in deltas.items():
         result[column] = outcomes(plain, targets if column != "beta" else (), x, y, delta, preset.grid)
         if method.altered:

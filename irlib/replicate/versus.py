@@ -28,10 +28,11 @@ COLUMNS = {"beta": "raw gradients, same β", "tau": "same ‖δ‖₂", "linf": 
 
 @dataclass(frozen=True)
 class Judged:
-    """A paired difference from the baseline, in percent of its mean for interactions, in points for success, else as measured; and what it says.
+    """A paired difference from the baseline, and what it says: in percent of its mean for interactions (with the margin, of their mean size), in
+    points for success, else as measured.
 
     ``share`` is the fraction of images on which the method's value is the smaller one, ``images`` how many were compared: those whose δ reaches
-    ‖δ‖₂ = τ under both.
+    ‖δ‖₂ = τ under both (for PI, the length of PGD's).
     """
 
     difference: Interval
@@ -75,19 +76,19 @@ def values(source: str, method: str, column: str, quantity: str) -> np.ndarray:
 
 def judged(method: str, column: str, quantity: str, source: str, baseline: str = "pgd") -> Judged:
     """The method less the baseline on one source."""
-    beside = "shortened" if (method, column, baseline) == ("pi", "tau", "pgd") else column
+    beside = "linf" if (method, column) == ("pi", "tau") else column  # as long as PGD in its ℓ∞ ball
     used = np.ones(len(shard(source, method)["labels"]), dtype=bool)
-    if column == "tau":
-        used = (
-            np.array(shard(source, method)["arrived"]) & np.array(shard(source, baseline)["arrived_shortened" if beside != "tau" else "arrived"]) == 1
-        )
+    for name, where in ((method, column), (baseline, beside)):
+        if where == "tau":
+            used &= np.array(shard(source, name)["arrived"]) == 1
     own = values(source, method, column, quantity)[used]
-    other = values(source, baseline, beside, "ce" if quantity == "altered" and baseline == "pgd" else quantity)[used]
+    other = values(source, baseline, beside, quantity.replace("altered", "ce") if baseline == "pgd" else quantity)[used]
     smaller, kind = own < other, quantity.removesuffix("/norm²")
     if column == "beta" and kind in INTERACTIONS:
         difference, unit = interval(50 * np.sign(own - other)), " points"
     elif kind in INTERACTIONS:
-        difference, unit = Interval(*(100 * np.array(interval(own - other)) / abs(other.mean()))), " %"
+        size = np.abs(other).mean() if kind == "margin" else abs(other.mean())  # the margin's interactions have both signs, their mean is near 0
+        difference, unit = Interval(*(100 * np.array(interval(own - other)) / size)), " %"
     else:
         difference, unit = interval((100 if quantity == "fooled" else 1) * (own - other)), " points" if quantity == "fooled" else ""
     verdict = "holds" if difference.high < 0 else "fails" if difference.low > 0 else "undecided"

@@ -140,7 +140,8 @@ function bars(root, view) {
     }
     for (const end of ["y1", "y2"]) zero.setAttribute(end, Y(view.baseline ?? 0));
     rects.forEach((rect, k) => {
-      const [a, b] = [Y(from[k]), Y(to[k])];
+      rect.setAttribute("visibility", Number.isFinite(values[k]) ? "visible" : "hidden"); // what was not measured has no bar
+      const [a, b] = [Y(from[k]), Y(Number.isFinite(to[k]) ? to[k] : from[k])];
       rect.setAttribute("y", Math.min(a, b));
       rect.setAttribute("height", Math.max(1, Math.abs(a - b)));
       if (rising) rect.setAttribute("fill-opacity", values[k] < 0 ? 0.45 : 1);
@@ -186,18 +187,22 @@ function scatter(root, view) {
   const drawn = put(svg, "svg:g"), line = view.line && put(svg, "svg:path", { class: "irw-line", style: "stroke:var(--irw-theory)", "data-series": "line" });
   return (tables, at) => {
     const flat = tables[view.table](at), points = [];
-    for (let k = 0; k < flat.length; k += 3) if (Number.isFinite(flat[k]) && Number.isFinite(flat[k + 1])) points.push(Array.from(flat.slice(k, k + 3)));
+    for (let k = 0; k < flat.length; k += 3) if (Number.isFinite(flat[k]) && Number.isFinite(flat[k + 1])) points.push([...flat.slice(k, k + 3), k / 3]);
     const range = (c) => fitted(Math.min(...points.map((p) => p[c])), Math.max(...points.map((p) => p[c]))), { X, Y } = scale(range(1), range(0));
     drawn.replaceChildren();
-    for (const [x, y, kept] of points) {
-      const dot = put(drawn, "svg:circle", { cx: X(x), cy: Y(y), r: 4.5, class: "irw-dot", "data-kept": kept });
-      put(dot, "svg:title", {}, `${digits(x)}, ${digits(y)}${kept ? "" : ", left out"}`);
-    }
+    points.forEach(([x, y, kept, k]) => {
+      const name = view.names[k], colour = view.tokens[k] ? { style: `--irw-dot:var(--irw-${view.tokens[k]})` } : {};
+      const dot = put(drawn, "svg:circle", { cx: X(x), cy: Y(y), r: 4.5, class: "irw-dot", "data-kept": kept, ...colour });
+      put(dot, "svg:title", {}, `${name ? `${name}: ` : ""}${digits(x)}, ${digits(y)}${kept || name ? "" : ", left out"}`);
+      const left = X(x) > width / 2;
+      if (name && kept) put(drawn, "svg:text", { x: X(x) + (left ? -8 : 8), y: Y(y) + 4, "text-anchor": left ? "end" : "start" }, name);
+    });
     if (line) {
       const [x0, y0, x1, y1] = tables[view.line](at);
       line.setAttribute("d", [x0, y0, x1, y1].every(Number.isFinite) ? `M${X(x0)},${Y(y0)}L${X(x1)},${Y(y1)}` : "");
     }
-    svg.setAttribute("aria-label", `${view.title}: ${points.length} points, ${points.filter((p) => !p[2]).length} of them left out`);
+    const named = points.map(([x, y, , k]) => `${view.names[k]} ${digits(x)}, ${digits(y)}`).join("; "), out = points.filter((p) => !p[2]).length;
+    svg.setAttribute("aria-label", `${view.title}: ${view.names.length ? named : `${points.length} points, ${out} of them left out`}`);
   };
 }
 

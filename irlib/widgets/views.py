@@ -47,9 +47,16 @@ def heat(title: str, table: str, rows: Sequence[str], columns: Sequence[str], di
     return {"kind": "heat", "title": title, "table": table, "rows": list(rows), "columns": list(columns), "diverging": diverging}
 
 
-def scatter(title: str, table: str, xlabel: str, ylabel: str, line: str | None = None) -> dict[str, Any]:
-    """View: entries (points, 3) of x, y and 1 for a filled or 0 for a hollow point; ``line``: entries (2, 2), its end points. The axes fit them."""
-    return {"kind": "scatter", "title": title, "table": table, "xlabel": xlabel, "ylabel": ylabel, "line": line}
+def scatter(
+    title: str, table: str, xlabel: str, ylabel: str, line: str | None = None, names: Sequence[str] = (), tokens: Sequence[str] = ()
+) -> dict[str, Any]:
+    """View: entries (points, 3) of x, y and 1 for a filled or 0 for a hollow point; the axes fit them.
+
+    ``line``: entries (2, 2), its end points. ``names`` of the points: a hollow one is then not left out, a filled one has its name beside it;
+    ``tokens`` are their colours.
+    """
+    points = {"names": list(names), "tokens": list(tokens)}
+    return {"kind": "scatter", "title": title, "table": table, "xlabel": xlabel, "ylabel": ylabel, "line": line, **points}
 
 
 Series = Mapping[str, tuple[str, str, str | None]]  # name → (table whose entries are the curve, colour token, dash pattern)
