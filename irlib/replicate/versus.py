@@ -117,10 +117,10 @@ def provenance() -> str:
     preset = PRESETS[PRESET]
     log = [json.loads(line) for line in (FOLDER / PRESET / "log.jsonl").read_text().splitlines()]
     made = shard(preset.sources[0], "pgd")
-    dates = sorted({line["date"][:10] for line in log})
+    dates, commits = sorted({line["date"][:10] for line in log}), list(dict.fromkeys(line["commit"] for line in log))
     return (
         f"Preset “{PRESET}”: {preset.images} Fashion-MNIST images that every network has right, {preset.grid}×{preset.grid} cells; {made['device']}, "
-        f"torch {made['versions']['torch'].split('+')[0]}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, commit {log[-1]['commit']}."
+        f"torch {made['versions']['torch'].split('+')[0]}, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}, commit {', '.join(commits)}."
     )
 
 

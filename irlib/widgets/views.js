@@ -75,9 +75,9 @@ function picture(root, view, { colours }) {
     }
     canvas.getContext("2d").putImageData(image, 0, 0);
     if (range) {
-      const text = digits(255 * (view.scale ? tables[view.scale](at)[0] : limit));
-      range.textContent = `±${text}/255`;
-      canvas.setAttribute("aria-label", `${view.title}; blue to red is −${text}/255 to ${text}/255`);
+      const end = view.scale ? tables[view.scale](at)[0] : limit, text = view.pixels === false ? digits(end) : `${digits(255 * end)}/255`;
+      range.textContent = `±${text}`;
+      canvas.setAttribute("aria-label", `${view.title}; blue to red is −${text} to ${text}`);
     } else canvas.setAttribute("aria-label", caption.textContent);
   };
 }

@@ -9,9 +9,12 @@ from irlib import plotting
 from irlib.widgets.tables import Param, Table, entry
 
 
-def picture(title: str, frames: str) -> dict[str, Any]:
-    """View: the perturbation stored by `perturbation_frames` under that name, on the diverging map."""
-    return {"kind": "picture", "title": title, "map": "diverging", "frames": frames, "scale": f"{frames}_scale"}
+def picture(title: str, frames: str, pixels: bool = True) -> dict[str, Any]:
+    """View: the perturbation stored by `perturbation_frames` under that name, on the diverging map, its scale in 1/255 of a pixel's range.
+
+    ``pixels=False``: other signed maps, such as interactions, whose scale is written as it is.
+    """
+    return {"kind": "picture", "title": title, "map": "diverging", "frames": frames, "scale": f"{frames}_scale", "pixels": pixels}
 
 
 def grey_picture(title: str, frames: str) -> dict[str, Any]:
