@@ -134,3 +134,10 @@ def at_least(value: int, low: int, name: str) -> None:
     """A whole number ≥ low."""
     if isinstance(value, bool) or not float(value).is_integer() or value < low:
         raise ValueError(f"{name} must be a whole number ≥ {low}, got {value}")
+
+
+def one_utility(game: object) -> None:
+    """A game of one utility, not of a tuple of them."""
+    names = getattr(game, "utility", "")
+    if not isinstance(names, str):
+        raise ValueError(f"this takes a game of one utility, got one of {', '.join(map(repr, names))}: make a game of each")

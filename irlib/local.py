@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from irlib import _check
 from irlib.game import UTILITIES, AttackGame
 from irlib.memory import PassSize, budget, in_parts
 
@@ -55,6 +56,7 @@ def _parts_of(game: AttackGame) -> tuple[Tensor, Tensor]:
 
 def _first_less_rest(game: AttackGame, at: Tensor, along: Tensor, vector: Callable[..., Tensor]) -> Tensor:
     """(batch,): vectorᵀδ_along, taken at x + δ_at, of the first coalitions (k, n) less the sum over the others; in parts, as memory allows."""
+    _check.one_utility(game)
     k = len(at)
     values = torch.empty(len(game.x) * k, dtype=torch.float64, device=game.x.device)
 

@@ -21,6 +21,7 @@ def precision_error(game: AttackGame, cells: int = 32, seed: int = 0) -> Tensor:
         raise ValueError("the game computes in the model's own precision: make it with precision=torch.bfloat16 or torch.float16")
     _check.at_least(cells, 2, "cells")
     at_least_a_pair(game)
+    _check.one_utility(game)
     n, cells = game.n, min(cells, game.n)
     grid = round(n**0.5)
     own = AttackGame(game.model, game.x, game.delta, game.y, grid, game.utility, game.chunk)

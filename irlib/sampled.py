@@ -116,6 +116,7 @@ def interaction_matrix(game: Game, budget: int, seed: int = 0, pairs: Tensor | N
     border, context = 2 * n + 1, 1 + n + ab.shape[1]
     budget = _enough(budget, border + context, "one sample of every pair")
     full, single = torch.ones(1, n, dtype=torch.bool), torch.eye(n, dtype=torch.bool)
+    _check.one_utility(game)
     v = game(torch.cat([full, single, ~single]))
     rows = v[:, :1] - v[:, 1 : n + 1] - v[:, n + 1 :]
     if method == "regression" or (method is None and budget - border >= CONTEXTS_FOR_REGRESSION * context):
@@ -198,6 +199,7 @@ def _matrix(found: Estimate, ab: Tensor, n: int, evaluations: int = 0) -> Estima
 
 def _evaluated(game: Game, coalitions: Tensor) -> tuple[Tensor, int]:
     """v of each, evaluated once however often it was drawn, and how many there were."""
+    _check.one_utility(game)
     unique, place = coalitions.unique(dim=0, return_inverse=True)
     return game(unique)[:, place], len(unique)
 

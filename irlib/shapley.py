@@ -5,6 +5,7 @@ from math import comb
 import torch
 from torch import Tensor
 
+from irlib import _check
 from irlib.game import Game
 
 MAX_PLAYERS = 16
@@ -20,6 +21,7 @@ def coalition_table(game: Game) -> tuple[Tensor, Tensor]:
             f"enumeration takes 2^{game.n} coalitions for n={game.n} units; it is limited to n ≤ {MAX_PLAYERS}. Use a coarser grid, the sum over "
             "all pairs (irlib.total_interaction, 2n+2 evaluations), or the sampled form of the same name (irlib.sampled)"
         )
+    _check.one_utility(game)
     coalitions = (torch.arange(2**game.n)[:, None] >> torch.arange(game.n) & 1).bool()
     values = game(coalitions)
     return coalitions.to(values.device), values

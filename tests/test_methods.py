@@ -9,7 +9,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from irlib import AttackGame, create_attack, interaction_matrix, load_images, load_model, total_interaction, transfer_success, transfer_utility
+from irlib import (
+    AttackGame,
+    create_attack,
+    interaction_matrix,
+    load_images,
+    load_model,
+    local,
+    sampled,
+    total_interaction,
+    transfer_success,
+    transfer_utility,
+)
 from irlib.attacks.pi import to_neighbours
 from irlib.replicate import __main__ as command
 from irlib.replicate import methods, presets, store
@@ -40,6 +51,15 @@ def test_two_utilities_from_the_same_passes_are_those_of_two_games(subject):
         one = AttackGame(network, x, delta, y, grid=3, utility=utility)
         torch.testing.assert_close(both[..., k], one(coalitions), rtol=0, atol=1e-12)
         torch.testing.assert_close(total[:, k], total_interaction(one), rtol=0, atol=1e-11)
+    for one_only in (
+        interaction_matrix,
+        local.hessian,
+        local.secant,
+        lambda g: sampled.interaction_matrix(g, 300),
+        lambda g: sampled.shapley_values(g, 60),
+    ):
+        with pytest.raises(ValueError, match="one of 'margin', 'ce': make a game of each"):
+            one_only(game)
     with pytest.raises(ValueError, match="margn.*margin"):
         AttackGame(network, x, delta, y, grid=3, utility=("ce", "margn"))
 
