@@ -487,3 +487,12 @@ def test_each_slot_does_its_part_and_knows_no_other(network, x, y):
         replace(filled, sampling=breaks)(x, y)
     assert entered == ["in", "out"] * 4
     assert_untouched(network, before)
+
+
+@pytest.mark.parametrize("name", ["mi", "rap", "pi", "il"])
+def test_an_alpha_an_image_may_be_of_another_precision_than_the_images(name):
+    model, single = make_network().float(), make_images().float()
+    alpha = torch.tensor([0.01, 0.02, 0.03], dtype=torch.float64)
+    found = [create_attack(name, model, idealised=True, alpha=a, steps=2).run(single, torch.tensor([1, 2, 0])).delta for a in (alpha, alpha.float())]
+    assert found[0].dtype == torch.float32
+    torch.testing.assert_close(*found)

@@ -26,8 +26,9 @@ class ReversePerturbation:
         if step < self.late_start:
             return self.inner(loss, x, delta, draws, step)
         r = self.ball.start(x, draws) if self.random_start else torch.zeros_like(x)
+        alpha = self.alpha.to(x) if isinstance(self.alpha, Tensor) else self.alpha
         for _ in range(self.steps):
-            r, _ = self.ball.step(x, r, -self.inner(loss, x + r, delta, draws, step), self.alpha, None)
+            r, _ = self.ball.step(x, r, -self.inner(loss, x + r, delta, draws, step), alpha, None)
         return self.inner(loss, x + r, delta, draws, step)
 
 
