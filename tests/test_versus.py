@@ -72,7 +72,7 @@ def test_a_method_with_half_the_interaction_holds_and_one_with_three_times_fails
     np.testing.assert_allclose(half.difference[1:], np.quantile(drawn, [0.025, 0.975]), atol=0.15 * np.ptp(drawn))
     same = versus.judged("fi", "tau", "ce", source)
     assert same.verdict == "undecided" and same.difference == (0, 0, 0)
-    assert re.fullmatch(r"−50 % \[−6\d, −4\d\]|−50 % \[−\d\d, −\d\d\]", str(half))
+    assert re.fullmatch(r"−50 % \[−6\d, −4\d\]|−50 % \[−\d\d, −\d\d\]", str(half).replace("\u00a0", " "))
 
 
 def test_pi_is_compared_with_pgd_in_the_ball(made_up):

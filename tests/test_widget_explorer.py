@@ -51,6 +51,8 @@ def test_the_tables_are_plain_loops(few):
                     np.testing.assert_allclose(frame / 127 * scale, delta[0, 0], atol=scale.item() / 254 + 1e-7)
                     frame, scale = (tables[f"x_map{ending}{end}"].data[at] for end in ("", "_scale"))
                     assert (frame / 127 * scale).sum() == pytest.approx(number("total"), abs=scale.item() / 254 * GRID**2 + 1e-5)
+                    assert tables[f"x_totals{ending}"].data[at[:2] + at[3:]][k] == number("total")
+                    assert tables[f"x_fooleds{ending}"].data[at[:2] + at[3:]][k] == number("fooled")
                     seen.add(number("fooled"))
     assert len(seen) > 1
     assert tables["x_image"].data.shape == (3, *x.shape[-2:])

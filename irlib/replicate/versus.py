@@ -44,7 +44,7 @@ class Judged:
     def __str__(self) -> str:
         digits = 2 if max(map(abs, self.difference)) < 1 else 0 if max(map(abs, self.difference)) >= 10 else 1
         mean, low, high = (f"{0.0 if round(v, digits) == 0 else v:+.{digits}f}".replace("-", "−") for v in self.difference)
-        return f"{mean}{self.unit} [{low}, {high}]"
+        return f"{mean}{self.unit} [{low}, {high}]".replace(" ", "\u00a0").replace("\u00a0[", " [")  # a line breaks between the two only
 
 
 @cache

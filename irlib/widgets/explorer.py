@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,7 +53,7 @@ def explorer(
         shown = [names[k] for k in source]
         return explorer_tables(attack, {n: sources[n] for n in shown}, targets, x[image], y[image], steps, own[param.name], param.name)
 
-    pair = lambda table: {short: (table, token, None), "PGD": (f"{table}_pgd", "pgd", "6 3")}
+    curves = lambda table: {short: (f"{table}s", token, None), "PGD": (f"{table}s_pgd", "pgd", "6 3")}
     return Sweep(
         name,
         title,
@@ -69,8 +70,8 @@ def explorer(
             picture("δ, PGD", "x_delta_pgd"),
             picture(f"interactions by cell, {short}", "x_map", pixels=False),
             picture("interactions by cell, PGD", "x_map_pgd", pixels=False),
-            lines("total interaction on the source", pair("x_total"), "steps", "steps"),
-            lines("targets fooled", pair("x_fooled"), "steps", "steps"),
+            lines("total interaction on the source", curves("x_total"), "steps", "steps"),
+            lines("targets fooled", curves("x_fooled"), "steps", "steps"),
         ],
         {
             f"loss, {short}": ("x_loss", ""),
@@ -118,7 +119,10 @@ def explorer_tables(
         side = x.shape[-1] * x.shape[-2]
         loss, total, fooled, norm = (rows[..., k].numpy() for k in range(4))
         maps, delta = rows[..., 4 : 4 + GRID**2].unflatten(-1, (GRID, GRID)), rows[..., -side:].unflatten(-1, x.shape[-2:])
-        tables |= {f"x_{key}{ending}": Table(value, axes) for key, value in dict(loss=loss, total=total, fooled=fooled, norm=norm).items()}
+        numbers = dict(loss=loss, total=total, fooled=fooled, norm=norm)
+        tables |= {f"x_{key}{ending}": Table(value, axes) for key, value in numbers.items()}
+        others = tuple(axis for axis in axes if axis != "steps")
+        tables |= {f"x_{key}s{ending}": Table(np.moveaxis(numbers[key], 2, -1), others) for key in ("total", "fooled")}  # the curves over steps
         tables |= perturbation_frames(f"x_delta{ending}", delta.numpy(), axes) | perturbation_frames(f"x_map{ending}", maps.numpy(), axes)
     return tables
 

@@ -80,7 +80,7 @@ function render({ model, el }) {
     problem.textContent = model.get("problem");
     redraw.forEach((f) => f(tables, at, values));
     for (const { r, value } of readouts) said[r.table] = value.textContent = digits(tables[r.table](at)[0]) + (r.unit ?? "");
-    caption.textContent = spec.caption.replace(/{(\w+)}/g, (_, name) => said[name]);
+    caption.textContent = spec.caption.replace(/{(\w+)}/g, (_, name) => said[name]).replaceAll(" %", "\u00a0%");
     if (link) link.href = "#" + rows.map(({ p }) => `${p.name}=${encodeURIComponent(p.units ? at[p.name] : p.keys[at[p.name]])}`).join("&");
   }
   function fromAddress() {
