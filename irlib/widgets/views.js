@@ -152,7 +152,7 @@ function bars(root, view) {
 
 function heat(root, view, { colours }) {
   const left = 10 + 7.2 * Math.max(...view.rows.map((r) => r.length)), cell = Math.min(22, 380 / view.columns.length), tall = Math.max(cell, 15);
-  const longest = Math.max(...view.columns.map((c) => c.length)), slanted = longest * 6.6 > cell, foot = slanted ? 8 + longest * 4.8 : 18;
+  const longest = Math.max(...view.columns.map((c) => c.length)), slanted = longest * 6.6 > cell, foot = slanted ? 15 + longest * 4.8 : 18;
   const width = left + cell * view.columns.length + (slanted ? 6 : 4), height = tall * view.rows.length + foot;
   const fig = put(root, "figure", { class: "irw-chart" });
   const svg = put(fig, "svg:svg", { viewBox: `0 0 ${width} ${height}`, role: "img", style: `max-width:${1.3 * width}px` }); // few cells stay small
