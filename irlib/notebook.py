@@ -1,5 +1,6 @@
 """What every notebook of the book uses: where it runs, and numbers that the text may quote."""
 
+import ast
 import inspect
 import platform
 from typing import Any
@@ -18,10 +19,16 @@ def where() -> str:
 def glue(name: str, text: str) -> None:
     """Let the text of the page quote ``text`` as {glue:text}`name`: a number in prose is never typed. Shows nothing in the notebook itself.
 
-    A percent sign stays on the line of its number. The record is MyST-NB's own, written without MyST-NB, which a notebook on Colab does not have.
+    A percent sign stays on the line of its number. Raises ValueError for a text that MyST-NB would show as a tuple, such as "1,200". The record is MyST-NB's own, written without MyST-NB, which a notebook on Colab does not have.
     """
     from IPython.display import display
 
+    try:
+        misread = isinstance(ast.literal_eval(text), tuple)  # as MyST-NB will read it
+    except (ValueError, SyntaxError):
+        misread = False
+    if misread:
+        raise ValueError(f"{text!r} would be shown as a tuple: leave the comma out, or put a word before it, as in 'about {text}'")
     prefix = "application/papermill.record/"
     display({f"{prefix}text/plain": text.replace(" %", "\u00a0%")}, metadata={"scrapbook": {"name": name, "mime_prefix": prefix}}, raw=True)
 

@@ -18,7 +18,7 @@ import numpy as np
 from irlib import plotting
 from irlib.replicate import store
 from irlib.replicate.methods import FOLDER
-from irlib.replicate.presets import METHODS, PRESETS
+from irlib.replicate.presets import PRESETS
 from irlib.transfer import Interval, interval
 
 PRESET = "quick"
@@ -155,9 +155,12 @@ class table:
             cells = [found[column, quantity, source] for source in sources(method)]
             said = "".join(f"<td>{escape(str(j))}<br>{self.word(j, quantity)}</td>" for j in cells)
             lines.append(f'<tr><td>{COLUMNS[column]}</td><th scope="row">{NAMES[quantity]}</th>{said}</tr>')
-        self.html = (
-            f'<div class="irw-table" tabindex="0"><table class="table"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
-        )
+        note = ""
+        if has(method, "beta"):
+            note = (
+                "<p>At the same β every image counts alike: the number is the share of images with the larger interaction less a half, in points.</p>"
+            )
+        self.html = f'<div class="irw-table" tabindex="0"><table class="table"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>{note}'
 
     @staticmethod
     def word(j: Judged, quantity: str) -> str:
@@ -198,7 +201,7 @@ def by_order(method: str, token: str) -> plotting.Shown:
         found = [interval(column) for column in orders(name).T]
         means, low, high = np.array(found).T
         x = np.arange(len(means)) + shift
-        ax.plot(x, means, dash, marker=marker, color=plotting.colour(which), label="PGD" if name == "pgd" else METHODS[method].attack.upper())
+        ax.plot(x, means, dash, marker=marker, color=plotting.colour(which), label=name.upper())
         ax.vlines(x, low, high, color=plotting.colour(which), linewidth=1)
         said.append(f"{name}: " + ", ".join(f"{mean:.3g}" for mean in means))
     ax.axhline(0, color=plotting.colour("pgd"), linewidth=0.8)
