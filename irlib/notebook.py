@@ -19,7 +19,8 @@ def where() -> str:
 def glue(name: str, text: str) -> None:
     """Let the text of the page quote ``text`` as {glue:text}`name`: a number in prose is never typed. Shows nothing in the notebook itself.
 
-    A percent sign stays on the line of its number. Raises ValueError for a text that MyST-NB would show as a tuple, such as "1,200". The record is MyST-NB's own, written without MyST-NB, which a notebook on Colab does not have.
+    A percent sign stays on the line of its number. The record is MyST-NB's own, written without MyST-NB, which a notebook on Colab does not have.
+    Raises ValueError for a text that MyST-NB would show as a tuple, such as "1,200".
     """
     from IPython.display import display
 

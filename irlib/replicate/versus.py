@@ -155,12 +155,10 @@ class table:
             cells = [found[column, quantity, source] for source in sources(method)]
             said = "".join(f"<td>{escape(str(j))}<br>{self.word(j, quantity)}</td>" for j in cells)
             lines.append(f'<tr><td>{COLUMNS[column]}</td><th scope="row">{NAMES[quantity]}</th>{said}</tr>')
-        note = ""
-        if has(method, "beta"):
-            note = (
-                "<p>At the same β every image counts alike: the number is the share of images with the larger interaction less a half, in points.</p>"
-            )
-        self.html = f'<div class="irw-table" tabindex="0"><table class="table"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>{note}'
+        alike = "At the same β every image counts alike: the number is the share of images with the larger interaction less a half, in points."
+        note = f"<p>{alike}</p>" if has(method, "beta") else ""
+        body = f'<table class="table"><thead><tr>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+        self.html = f'<div class="irw-table" tabindex="0">{body}</div>{note}'
 
     @staticmethod
     def word(j: Judged, quantity: str) -> str:
