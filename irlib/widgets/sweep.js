@@ -18,9 +18,9 @@ function render({ model, el }) {
   };
   const rows = spec.params.map((p, k) => {
     const row = put(controls, "div", { class: "irw-row" });
-    if (p.units) {
+    if (p.units || p.texts.length === 1) {
       put(row, "span", { class: "irw-label" }, p.label);
-      return { p, shown: put(row, "output") }; // its buttons lie over a picture
+      return { p, shown: put(row, "output") }; // its buttons lie over a picture, or there is nothing to choose
     }
     put(row, "label", { for: `${id}-${k}` }, p.label);
     const input = put(row, "input", {
@@ -73,8 +73,9 @@ function render({ model, el }) {
       }
       const text = (said[p.name] = off ? point.texts[p.name] : p.texts[i]);
       values[p.name] = off ? point.values[p.name] : p.values[i];
-      if (+input.value !== i) input.value = i;
       shown.textContent = text;
+      if (!input) continue;
+      if (+input.value !== i) input.value = i;
       input.setAttribute("aria-valuetext", text);
     }
     problem.textContent = model.get("problem");
