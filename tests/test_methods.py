@@ -198,7 +198,16 @@ def test_every_method_is_on_its_sources():
         )
 
 
-def test_a_run_goes_on_where_it_stopped_and_stores_whole_files(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def one_thread():
+    """The command's own setting, under which the same run gives the same bytes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_run_goes_on_where_it_stopped_and_stores_whole_files(tmp_path, monkeypatch, capsys, one_thread):
     monkeypatch.setattr(methods, "FOLDER", tmp_path)
     monkeypatch.setitem(PRESETS, "tiny", TINY)
     few = {name: METHODS[name] for name in ("pgd", "pi", "fi")}
